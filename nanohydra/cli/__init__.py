@@ -1,0 +1,61 @@
+"""The `nanohydra` command: one file per verb; each parses, calls and prints, and imports torch only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+VERBS = {
+    "speedrun": "from nothing to a chat model: world, tokenizer, training, exam, report card, chat",
+    "chat": "talk to a model in the terminal, or ask one question with -p",
+    "sample": "continue a text",
+    "train": "train a model from a recipe (a YAML file)",
+    "sft": "fine-tune a base on conversations",
+    "eval": "perplexity, bits per byte and the tinyworld exam of a base",
+    "pull": "bring open weights: hub id, folder, file.gguf or smollm2",
+    "data": "look at corpora, prepare token shards, check for leaks",
+    "tokenizer": "train a tokenizer, encode and decode with it",
+    "runs": "list, show and compare runs",
+    "lab": "variants x seeds: run, report, compare",
+    "info": "versions, machine and folders",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb and returns the exit status: 0 done, 1 an error the user can mend, 2 bad usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    verb = argv[0]
+    if verb == "--version":
+        from nanohydra import __version__
+
+        print(f"nanohydra {__version__}")
+        return 0
+    from nanohydra.errors import UserError, did_you_mean
+
+    if verb not in VERBS:
+        print(f"nanohydra: no verb {verb!r}.{did_you_mean(verb, VERBS)}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(f"nanohydra.cli.{verb}")
+        return int(module.main(argv[1:]) or 0)
+    except UserError as e:
+        print(f"nanohydra {verb}: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nnanohydra {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left (`nanohydra runs list | head`): close quietly, as other tools do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    lines = ["usage: nanohydra VERB [options]        (nanohydra VERB --help tells more)", ""]
+    lines += [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
+    lines += ["", "Start with: nanohydra speedrun        Files go under NANOHYDRA_HOME (see: nanohydra info)"]
+    return "\n".join(lines)
