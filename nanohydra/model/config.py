@@ -58,7 +58,7 @@ class ModelConfig:
     num_attention_heads: int = 4
     """Number of query heads."""
     num_key_value_heads: int = 0
-    """Number of key/value heads: 1 is multi-query, fewer than the query heads grouped-query. 0: one for each query head."""
+    """Number of key/value heads: 1 is multi-query, fewer than query heads grouped-query. 0: one for each query head."""
     head_dim: int = 0
     """Width of one head. 0: hidden_size / num_attention_heads."""
     max_position_embeddings: int = 1024
@@ -95,7 +95,7 @@ class ModelConfig:
     logit_softcap: float | None = None
     """c: logits become c tanh(logits / c) (Gemma 2). None: no cap."""
     init: Init = "depth_scaled"
-    """Initialisation: normal, xavier, kaiming, depth_scaled (residual outputs smaller with depth, GPT-2) or zero_output."""
+    """Initialisation: normal, xavier, kaiming, depth_scaled (residual outputs smaller with depth) or zero_output."""
     initializer_range: float = 0.02
     """Standard deviation of the normal initialisation (and of the embeddings in every initialisation)."""
 

@@ -1,0 +1,139 @@
+"""A cached forward pass equals the uncached one, for every architecture value and every way of feeding tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanohydra.errors import UserError
+from nanohydra.infer.cache import KVCache
+from nanohydra.model.config import ModelConfig
+from nanohydra.model.transformer import Transformer
+
+CONTEXT = 40
+MIXED = ("sliding_attention", "full_attention")
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "gqa": {"num_key_value_heads": 2},
+    "mqa": {"num_key_value_heads": 1},
+    "wide_heads": {"head_dim": 16},
+    "layernorm": {"norm": "layernorm"},
+    "post": {"norm_position": "post"},
+    "post_layernorm": {"norm_position": "post", "norm": "layernorm"},
+    "no_qk_norm": {"qk_norm": False},
+    "learned": {"positions": "learned"},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "alibi": {"positions": "alibi"},
+    "no_positions": {"positions": "none"},
+    "gelu": {"mlp": "gelu"},
+    "relu2": {"mlp": "relu2"},
+    "untied": {"tie_word_embeddings": False},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "softcap": {"logit_softcap": 2.0},
+    "dropout": {"dropout": 0.3},
+    "window": {"sliding_window": 5},
+    "window_1": {"sliding_window": 1},
+    "window_beyond_context": {"sliding_window": 100},
+    "mixed": {"sliding_window": 5, "layer_types": MIXED},
+    "mixed_mqa": {"sliding_window": 5, "layer_types": MIXED, "num_key_value_heads": 1},
+    "window_alibi": {"sliding_window": 5, "positions": "alibi"},
+    "mixed_alibi_gqa": {"sliding_window": 5, "layer_types": MIXED, "positions": "alibi", "num_key_value_heads": 2},
+    "window_learned": {"sliding_window": 4, "positions": "learned"},
+    "window_sinusoidal": {"sliding_window": 4, "positions": "sinusoidal"},
+    "window_no_positions": {"sliding_window": 4, "positions": "none"},
+    "llama3_rope": {"rope_scaling": {"original_max_position_embeddings": 16}},
+    **{f"init_{init}": {"init": init} for init in ("normal", "xavier", "kaiming", "zero_output")},
+}
+
+
+def tiny(**options: Any) -> Transformer:
+    shape = {"vocab_size": 31, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    config = ModelConfig.from_dict(
+        {**shape, "intermediate_size": 32, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, **options}
+    )
+    model = Transformer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norm scales and biases too must count
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def uncached(model: Transformer, ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor([ids]))[0]
+
+
+def feed(model: Transformer, cache: KVCache, slots: list[int], chunks: list[list[int]]) -> list[torch.Tensor]:
+    """One forward pass; the logits of each row's real tokens."""
+    length = max(map(len, chunks))
+    ids = torch.tensor([chunk + [0] * (length - len(chunk)) for chunk in chunks])
+    logits = model(ids, cache=cache.rows(slots, [len(chunk) for chunk in chunks]))
+    return [row[: len(chunk)] for row, chunk in zip(logits, chunks)]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@torch.no_grad()
+def test_cached_equals_uncached(name: str) -> None:
+    """Rows of unequal length, some longer than the window: a padded prefill, a second chunk, then single tokens."""
+    model = tiny(**ARCHITECTURES[name])
+    texts = torch.randint(0, 31, (3, CONTEXT)).tolist()
+    cache = KVCache(model.config, slots=3)
+    slots = [cache.allocate() for _ in texts]
+    got: list[list[torch.Tensor]] = [[], [], []]
+    cuts = [(3, 9, 1), (6, 2, 7), *[(1, 1, 1)] * (CONTEXT - 11)]
+    done = [0, 0, 0]
+    for counts in cuts:
+        chunks = [text[d : d + n] for text, d, n in zip(texts, done, counts)]
+        for row, logits in enumerate(feed(model, cache, slots, chunks)):
+            got[row].append(logits)
+        done = [d + n for d, n in zip(done, counts)]
+    for text, d, logits in zip(texts, done, got):
+        torch.testing.assert_close(torch.cat(logits), uncached(model, text)[:d], rtol=0, atol=1e-5)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+@torch.no_grad()
+def test_any_schedule_equals_uncached(data: st.DataObject) -> None:
+    """Slots are taken, fed in any order, cut back and freed at random: every logit equals the uncached one."""
+    name = data.draw(st.sampled_from(["default", "gqa", "alibi", "learned", "window", "mixed_alibi_gqa", "mixed_mqa"]))
+    model = tiny(**ARCHITECTURES[name])
+    rollback = data.draw(st.integers(0, 4))
+    cache = KVCache(model.config, slots=3, rollback=rollback)
+    texts: dict[int, list[int]] = {}
+    for _ in range(data.draw(st.integers(3, 12))):
+        action = data.draw(st.sampled_from(["allocate", "feed", "feed", "decode", "truncate", "free"]))
+        if action == "allocate" and len(texts) < 3:
+            texts[cache.allocate()] = []
+        elif action in ("feed", "decode") and texts:
+            slots = data.draw(st.lists(st.sampled_from(sorted(texts)), unique=True, min_size=1))
+            most = 1 if action == "decode" else 12
+            chunks = [
+                data.draw(st.lists(st.integers(0, 30), min_size=0, max_size=min(most, CONTEXT - len(texts[slot]))))
+                for slot in slots
+            ]
+            if not any(chunks):
+                continue
+            for slot, chunk, logits in zip(slots, chunks, feed(model, cache, slots, chunks)):
+                texts[slot] = texts[slot] + chunk
+                if chunk:
+                    want = uncached(model, texts[slot])[-len(chunk) :]
+                    torch.testing.assert_close(logits, want, rtol=0, atol=1e-5)
+        elif action == "truncate" and texts:
+            slot = data.draw(st.sampled_from(sorted(texts)))
+            # Going back twice adds up, so only a slot's first cut is drawn from all that rollback promises.
+            longest = cache._longest[slot]
+            keep = max(longest - rollback, 0)
+            if keep <= len(texts[slot]):
+                texts[slot] = texts[slot][: data.draw(st.integers(keep, len(texts[slot])))]
+                cache.truncate(slot, len(texts[slot]))
+        elif action == "free" and texts:
+            slot = data.draw(st.sampled_from(sorted(texts)))
+            cache.free(slot)
+            del texts[slot]
+        assert sorted(cache.active) == sorted(texts)
+        assert all(cache.length(slot) == len(text) for slot, text in texts.items())
