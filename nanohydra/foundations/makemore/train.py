@@ -1,0 +1,97 @@
+"""The loop that fits every rung: draw a batch, predict, measure, step downhill. Nothing is hidden in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanohydra.foundations.makemore.data import Examples
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to train."""
+
+    steps: int = 5_000
+    """Optimizer steps."""
+    batch_size: int = 256
+    """Examples per step: letters for the window models, names for the recurrent ones."""
+    lr: float = 0.01
+    """Peak learning rate of Adam: held for the first half, then cosine to 1% of it."""
+    seed: int = 0
+    """Seed of the order of the examples."""
+
+
+@dataclass
+class Loop:
+    """What hooks may look at: the parts of a training in progress."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+
+def negative_log_likelihood(model: nn.Module, examples: Examples) -> Tensor:
+    """The mean over targets of -ln p(target), in nats."""
+    logits: Tensor = model(examples.inputs)
+    return F.cross_entropy(logits.flatten(0, -2), examples.targets.flatten())
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, examples: Examples, rows: int = 8192) -> float:
+    """The NLL over all examples in evaluation mode, `rows` at a time, each part weighed by its number of targets."""
+    was_training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    for start in range(0, len(examples), rows):
+        part = examples.at(torch.arange(start, min(start + rows, len(examples))))
+        targets = int((part.targets >= 0).sum())
+        total += negative_log_likelihood(model, part).item() * targets
+        count += targets
+    model.train(was_training)
+    return total / count
+
+
+def fit(
+    model: nn.Module, examples: Examples, config: FitConfig | None = None, hooks: Sequence[Any] = ()
+) -> list[float]:
+    """Trains `model` in place and returns the loss of each step.
+
+    hooks: objects with before_step, after_backward and after_step, each called with the `Loop` (diagnostics, for one).
+    """
+    config = config or FitConfig()
+    generator = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    half = max(config.steps // 2, 1)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [
+            torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, half, eta_min=config.lr / 100),
+        ],
+        milestones=[config.steps - half],
+    )
+    loop = Loop(model, optimizer)
+    losses = []
+    model.train()
+    for loop.step in range(config.steps):
+        for hook in hooks:
+            hook.before_step(loop)
+        batch = examples.at(torch.randint(len(examples), (config.batch_size,), generator=generator))
+        loop.loss = negative_log_likelihood(model, batch)
+        optimizer.zero_grad()
+        loop.loss.backward()  # type: ignore[no-untyped-call]
+        for hook in hooks:
+            hook.after_backward(loop)
+        optimizer.step()
+        schedule.step()
+        for hook in hooks:
+            hook.after_step(loop)
+        losses.append(loop.loss.item())
+    return losses
