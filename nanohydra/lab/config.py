@@ -12,7 +12,7 @@ Budget = Literal["parameters", "flops", "tokens", "seconds"]
 BUDGETS: tuple[Budget, ...] = ("parameters", "flops", "tokens", "seconds")
 """What may be held equal between variants; runs report these beside their metrics."""
 
-EXECUTE = "nanohydra.jobs.train:execute"
+EXECUTE = "nanohydra.train.job:execute"
 """What trains one recipe unless a lab names another function (`module:function`)."""
 
 

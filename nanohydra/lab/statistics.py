@@ -196,7 +196,7 @@ def percentile_interval(means: Array, confidence: float = 0.95) -> tuple[float, 
 
 
 def bca_interval(means: Array, differences: Array, confidence: float = 0.95) -> tuple[float, float]:
-    """Bias-corrected and accelerated interval (Efron 1987) for the mean of `differences` (S, I), from bootstrap `means`.
+    """Bias-corrected and accelerated interval (Efron 1987) for the mean of `differences` (S, I), from its bootstrap.
 
     The acceleration is the jackknife's, seeds and items being two samples. With I = 1 it is that of scipy.
     """
