@@ -219,10 +219,12 @@ class Tokenizer:
         """Whether a token's bytes never depend on its neighbours (byte-level and character tokenizers)."""
         return self._bytes is not None
 
-    def is_byte_fallback(self, id: int) -> bool:
-        """Whether `id` is one raw byte of a SentencePiece-like vocabulary (`<0x0A>`)."""
+    def leaves_bytes_open(self, id: int, skip_special: bool = False) -> bool:
+        """Whether a run of raw bytes (`<0x0A>` in SentencePiece-like vocabularies) may go on after `id`."""
         token = self._backend.id_to_token(id)
-        return token is not None and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+        if token is None or (skip_special and id in self._special_ids):
+            return True  # such an id leaves no trace in the text
+        return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -274,7 +276,7 @@ class StreamDecoder:
             return self._utf8.decode(self._tokenizer.token_bytes(id, self._skip_special))
         self._ids.append(id)
         # A run of raw bytes is decoded as one: any later byte can still make it invalid as a whole.
-        return "" if self._tokenizer.is_byte_fallback(id) else self._rest()
+        return "" if self._tokenizer.leaves_bytes_open(id, self._skip_special) else self._rest()
 
     def flush(self) -> str:
         """What is still held back, at the end; an unfinished character comes as U+FFFD."""
