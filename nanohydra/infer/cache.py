@@ -5,14 +5,14 @@ What an engine does with it:
     cache = KVCache(config, slots=8, max_len=1024, dtype=torch.bfloat16)
     a = cache.allocate()                                   # a slot for a new sequence
     model.hidden(prompt, cache=cache.rows([a]))            # prefill, whole or in chunks; (1, T) ids
-    b = cache.allocate()
-    model.hidden(ids, cache=cache.rows([b, c], [7, 4]))    # two rows at once, (2, 7) ids, the second padded on the right
+    b, c = cache.allocate(), cache.allocate()
+    model.hidden(ids, cache=cache.rows([b, c], [7, 4]))    # two rows at once, (2, 7) ids, the second padded at its end
     model.hidden(last, cache=cache.rows(cache.active))     # one decode step of all sequences, (B, 1) ids
     cache.length(a); cache.truncate(a, n); cache.free(a)
 
-Every row may have another length and another number of new tokens (up to the T of that forward pass); padding is never seen and
-never stored. Hidden states at padded places mean nothing. Order the rows as in `cache.active` where you can: then nothing is
-copied. Any other order or subset gives the same result, at the price of a copy.
+Every row may have its own length and its own number of new tokens (up to the T of that forward pass). Padding is never
+seen and never stored, and hidden states at padded places mean nothing. Order the rows as in `cache.active` where you
+can: then nothing is copied. Any other order or subset gives the same result, at the price of a copy.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from nanohydra.model.config import ModelConfig
 class KVCache:
     """Keys and values of up to `slots` sequences of up to `max_len` tokens.
 
-    A full-attention layer holds (slots, max_len, KV heads x head_dim) twice. A sliding-attention layer holds only its window:
-    a ring of `sliding_window + rollback` places, in which the token of place p lies at p modulo the ring's size.
+    A full-attention layer holds (slots, max_len, KV heads x head_dim) twice. A sliding-attention layer holds only its
+    window: a ring of `sliding_window + rollback` places, where the token of place p lies at p modulo the ring's size.
 
     dtype: of the stored keys and values. rollback: how many tokens `truncate` can always take back (for speculative
-    decoding; full-attention layers can go back to any length). Raises UserError when max_len is beyond the model's context.
+    decoding; models without windows can go back to any length). Raises UserError when max_len is beyond the model's
+    context.
     """
 
     def __init__(
@@ -49,9 +50,8 @@ class KVCache:
     ) -> None:
         self.max_len = config.max_position_embeddings if max_len is None else max_len
         if self.max_len > config.max_position_embeddings:
-            raise UserError(
-                f"A cache of {self.max_len} tokens is longer than the model's context, {config.max_position_embeddings}."
-            )
+            context = config.max_position_embeddings
+            raise UserError(f"A cache of {self.max_len} tokens is longer than the model's context, {context}.")
         self.config = config
         self.slots = slots
         self.device = torch.device(device)
@@ -102,7 +102,7 @@ class KVCache:
         return self._length[slot]
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forgets the tokens of a slot from place `length` on. Raises ValueError where a ring has overwritten what is needed."""
+        """Forgets a slot's tokens from place `length` on. Raises ValueError where a ring has overwritten what is needed."""
         if not 0 <= length <= self._length[slot]:
             raise ValueError(f"Slot {slot} holds {self._length[slot]} tokens: it cannot be cut to {length}.")
         window, ring = self.config.sliding_window, self.sizes.get("sliding_attention")
@@ -115,15 +115,16 @@ class KVCache:
             and longest - ring > length - window + 1 > 0
         ):
             raise ValueError(
-                f"Slot {slot} cannot be cut from {longest} to {length} tokens: a sliding window of {window} keeps only the last "
-                f"{ring}. Make the cache with a larger rollback."
+                f"Slot {slot} cannot be cut from {longest} to {length} tokens: a sliding window of {window} keeps only "
+                f"the last {ring}. Make the cache with a larger rollback."
             )
         self._length[slot] = length
 
     def rows(self, slots: Sequence[int], counts: Sequence[int] | None = None) -> CachePlan:
         """The plan of one forward pass: row i of the input goes to slots[i], and its first counts[i] tokens are real.
 
-        counts: None when all are; else its largest must be the pass's T. A plan serves one pass, begun before the cache is changed.
+        counts: None when all are; else its largest must be the pass's T. A plan serves one pass, begun before the cache
+        is changed. Raises ValueError for a slot given twice; the pass raises UserError when a sequence outgrows max_len.
         """
         if len(set(slots)) != len(slots):
             raise ValueError("The rows of one forward pass must be different slots.")
@@ -144,7 +145,7 @@ class _Ring:
 
 
 class CachePlan:
-    """One forward pass over some rows of a KVCache: a `model.attention.CachePlan`. Everything is worked out once, in `begin`."""
+    """One forward pass over some rows of a KVCache (a `model.attention.CachePlan`); `begin` works everything out, once."""
 
     def __init__(self, cache: KVCache, slots: list[int], counts: list[int] | None) -> None:
         self.cache = cache
@@ -235,7 +236,7 @@ class CachePlan:
             held = buffer[:, self.rows[0] : self.rows[0] + len(self.rows), : ring.used]
         else:
             held = buffer[:, :, : ring.used].index_select(1, self.index)
-        k, v = held.unflatten(-1, like.shape[2:])
+        k, v = held.view(*held.shape[:-1], *like.shape[2:])
         return k, v
 
     def commit(self) -> None:

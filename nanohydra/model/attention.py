@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanohydra.model import attention_cpu
 from nanohydra.model.config import ModelConfig
 from nanohydra.model.norms import RMSNorm
 from nanohydra.model.positions import rotate
@@ -18,7 +19,7 @@ class Visible(NamedTuple):
     """Which keys each query sees."""
 
     mask: Tensor | None
-    """Added to the scores, 0 or -inf (or ALiBi's bias): (B or 1, H or 1, T, keys) in the queries' dtype. None: no mask."""
+    """Added to the scores, 0 or -inf (or ALiBi's bias): (B or 1, H or 1, T, S) in the queries' dtype. None: no mask."""
     is_causal: bool
     """Whether query i sees keys 0..i (only without a mask)."""
 
@@ -26,15 +27,15 @@ class Visible(NamedTuple):
 class CachePlan(Protocol):
     """What the model needs of a KV cache during one forward pass; `infer.cache.KVCache.rows` makes one.
 
-    A place is a token's index in its own sequence, from 0. Calls come in this order: `begin` once, then `keys` and `sees_all`
-    for each layer type, `update` for each layer, and `commit` once.
+    A place is a token's index in its own sequence, from 0. Calls come in this order: `begin` once, then `keys` and
+    `sees_all` for each layer type, `update` for each layer, and `commit` once.
     """
 
     def begin(self, length: int) -> Tensor:
         """Plans a pass over `length` new tokens a row; returns their places (B, length) int64."""
 
     def keys(self, layer_type: str) -> Tensor | None:
-        """The places (B, S) of the keys that `update` will return, -1 where there is none; None: just the new tokens."""
+        """The places (B, S) of the keys that `update` will return, below 0 for no key; None: just the new tokens."""
 
     def sees_all(self, layer_type: str) -> bool:
         """Whether every new token sees every key that `update` will return, so that no mask is needed."""
@@ -64,10 +65,10 @@ def visibility(
     segments: Tensor | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
-    """The mask of `Visible`: (B or 1, H or 1, T, S), 0 (or ALiBi's -slope x distance) where a query sees a key, else -inf.
+    """The mask of `Visible` (B or 1, H or 1, T, S): 0 or ALiBi's -slope x distance where a query sees a key, else -inf.
 
-    queries (B or 1, T) and keys (B or 1, S) are places in the sequence, a key's is -1 where there is none; segments
-    (B, T), for keys = queries, keeps a token within its own segment; slopes (H,) are ALiBi's.
+    queries (B or 1, T) and keys (B or 1, S) are places in the sequence, a key's is below 0 where there is none;
+    segments (B, T), for keys = queries, keeps a token within its own segment; slopes (H,) are ALiBi's.
     """
     distance = queries.unsqueeze(-1) - keys.unsqueeze(-2)
     seen = (distance >= 0) & (keys >= 0).unsqueeze(-2)
@@ -116,12 +117,15 @@ class Attention(nn.Module):
         visible = context.visible[self.layer_type]
         if self.observer is not None:
             self.observer(q, k, visible)
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=visible.mask,
-            is_causal=visible.is_causal,
-            enable_gqa=self.grouped,
-        )
-        return self.o_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        if attention_cpu.suits(q, k):
+            y = attention_cpu.blockwise_attention(q, k, v, visible.mask)
+        else:
+            y = F.scaled_dot_product_attention(
+                q.transpose(1, 2),
+                k.transpose(1, 2),
+                v.transpose(1, 2),
+                attn_mask=visible.mask,
+                is_causal=visible.is_causal,
+                enable_gqa=self.grouped,
+            ).transpose(1, 2)
+        return self.o_proj(y.flatten(2))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Initial weights. Embeddings are normal, biases 0 and norm scales 1 in every scheme; the schemes differ in the matrices."""
+"""Initial weights. In every scheme embeddings are normal, biases 0 and norm scales 1; they differ in the matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The position-wise MLPs. Each is (..., D) -> (..., D); add one by writing a class and naming it in MLPS and in MLPKind."""
+"""The position-wise MLPs, each (..., D) -> (..., D). To add one, write a class and name it in MLPS and in MLPKind."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from nanohydra.model.config import ModelConfig
 
 
 class RMSNorm(nn.Module):
-    """y = weight * x / sqrt(mean(x^2) + eps), statistics in fp32 (Zhang and Sennrich, arXiv 1910.07467). Any (..., D)."""
+    """weight * x / sqrt(mean(x^2) + eps), statistics in fp32: (..., D) (Zhang and Sennrich, arXiv 1910.07467)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How a model knows positions: rotary and ALiBi act in attention, learned and sinusoidal are added to the embeddings."""
+"""How a model knows positions: rotary and ALiBi act in attention, learned and sinusoidal add to the embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanohydra.model.config import ModelConfig, RopeScaling
 
 
 class FixedTable(nn.Module):
-    """A table of constants (2 or more dims, fp32) that follows the model's device but never its dtype: in bf16 the angles of late
+    """A table of fp32 constants that follows the model's device but never its dtype: in bf16 the angles of late
     positions would be lost. It is not saved, and is built on the CPU even where the parameters are built on `meta`."""
 
     table: Tensor
@@ -29,8 +29,8 @@ class FixedTable(nn.Module):
 class Rotary(FixedTable):
     """Rotary positions (Su et al., arXiv 2104.09864), half-rotated as in Hugging Face Llama.
 
-    forward: positions (B or 1, T) int64 -> cos and sin, each (B or 1, T, 1, head_dim) in `dtype`, for `rotate`; feature i
-    is rotated together with feature i + head_dim / 2.
+    forward: positions (B or 1, T) int64 -> cos and sin, each (B or 1, T, 1, head_dim) in `dtype`, for `rotate`;
+    feature i is rotated together with feature i + head_dim / 2.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -44,7 +44,7 @@ class Rotary(FixedTable):
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Angle per position of each rotated pair: theta^(-2 i / head_dim), stretched where rope_scaling says so. (head_dim / 2,)"""
+    """Angle per position of each pair, (head_dim / 2,): theta^(-2 i / head_dim), stretched if rope_scaling says so."""
     frequencies = _frequencies(config.rope_theta, config.head_dim)
     return frequencies if config.rope_scaling is None else _llama3(frequencies, config.rope_scaling)
 
@@ -69,7 +69,7 @@ def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates heads x (B, T, H, head_dim) by the angles of their positions. sin's first half comes negated (`Rotary`)."""
+    """Rotates heads x (B, T, H, head_dim) by the angles of their positions; sin's first half comes negated."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 

@@ -1,4 +1,4 @@
-"""The decoder-only transformer. Module names are those of Hugging Face Llama and Qwen3, so that files need no conversion."""
+"""The decoder-only transformer. Module names are those of Hugging Face Llama and Qwen3: files need no conversion."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if self.pre:
             x = x + self.dropout(self.self_attn(self.input_layernorm(x), context))
-            return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+            return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))  # type: ignore[no-any-return]
         x = self.post_attention_layernorm(x + self.dropout(self.self_attn(x, context)))
         return self.post_feedforward_layernorm(x + self.dropout(self.mlp(x)))  # type: ignore[no-any-return]
 
@@ -53,8 +53,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.positions == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        elif config.positions == "sinusoidal":
-            self.embed_positions = Sinusoidal(config)
+        self.sinusoidal = Sinusoidal(config) if config.positions == "sinusoidal" else None
         self.rotary_emb = Rotary(config) if config.positions == "rope" else None
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
@@ -76,9 +75,8 @@ class Decoder(nn.Module):
         else:
             places = torch.arange(length, device=input_ids.device).unsqueeze(0)
             if positions is None and length > self.config.max_position_embeddings and self._has_table():
-                raise UserError(
-                    f"The sequence has {length} tokens, the model's context {self.config.max_position_embeddings}: shorten it."
-                )
+                most = self.config.max_position_embeddings
+                raise UserError(f"The sequence has {length} tokens, the model's context {most}: shorten it.")
         if positions is None:
             positions = places
         x = self._embed(input_ids, positions)
@@ -104,11 +102,11 @@ class Decoder(nn.Module):
 
     def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         x: Tensor = self.embed_tokens(input_ids)
-        if self.config.positions == "sinusoidal":
+        if self.config.positions == "learned":
+            x = x + self.embed_positions(positions)
+        if self.sinusoidal is not None:
             # Scaled as in the 2017 transformer, or the sines (size 1) would drown the embeddings (size 0.02).
-            x = x * math.sqrt(self.config.hidden_size)
-        if self.config.positions in ("learned", "sinusoidal"):
-            x = x + self.embed_positions(positions).to(x.dtype)
+            x = x * math.sqrt(self.config.hidden_size) + self.sinusoidal(positions).to(x.dtype)
         return self.dropout(x)  # type: ignore[no-any-return]
 
     def _visible(
@@ -163,16 +161,15 @@ class Transformer(nn.Module):
             )
         for name, tensor in given.items():
             if tensor.shape != wanted[name].shape:
-                raise UserError(
-                    f"The weights do not fit the config: {name} is {tuple(tensor.shape)}, not {tuple(wanted[name].shape)}."
-                )
+                shape = tuple(wanted[name].shape)
+                raise UserError(f"The weights do not fit the config: {name} is {tuple(tensor.shape)}, not {shape}.")
         model.load_state_dict(given, strict=False, assign=True)
         model._tie()
         return model
 
     @property
     def activation_checkpointing(self) -> bool:
-        """Whether blocks keep only their input for the backward pass and compute the rest again (less memory, more time)."""
+        """Whether blocks keep only their input for the backward pass and compute the rest again: saves memory, not time."""
         return self.model.activation_checkpointing
 
     @activation_checkpointing.setter
@@ -189,9 +186,9 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Last hidden states (B, T, D), normalised, of token ids (B, T) int64.
 
-        positions: (B, T) int64, 0..T-1 when None. segment_ids: (B, T) int64; a token attends only within its own segment.
-        cache: a plan of `infer.cache.KVCache`, which then says what the positions are. Raises UserError when T is beyond the
-        model's context.
+        positions: (B, T) int64, 0..T-1 when None. segment_ids: (B, T) int64; a token attends only within its own
+        segment. cache: a plan of `infer.cache.KVCache`, which then says what the positions are. Raises UserError when
+        T is beyond the model's context.
         """
         return self.model(  # type: ignore[no-any-return]
             input_ids, positions=positions, segment_ids=segment_ids, cache=cache
