@@ -1,0 +1,105 @@
+"""One adapter as an object: its config, its layers by module path, and what it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nanohydra.adapt.config import AdapterConfig
+from nanohydra.adapt.methods import AdapterLayer, DoRA, make_layer
+from nanohydra.adapt.nf4 import Linear, NF4Linear, dense_weight
+from nanohydra.errors import UserError
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What PEFT's files have no place for; kept in the sidecar nanohydra.json."""
+
+    base: str | None = None
+    """Content hash of the base it was trained on."""
+    over: tuple[str, ...] = ()
+    """Ids of the adapters below it, first the lowest, for one that was trained on top of others."""
+    lessons: tuple[str, ...] = ()
+    """Ids of what it was taught."""
+    receipt: dict[str, Any] = field(default_factory=dict)
+    """What was measured of it: plain JSON values."""
+
+
+class Adapter(nn.Module):
+    """A config and one AdapterLayer for each adapted module path; `id` is its folder's content hash once it has one."""
+
+    def __init__(
+        self, config: AdapterConfig, layers: Mapping[str, AdapterLayer], metadata: Metadata | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.metadata = metadata or Metadata()
+        self.id: str | None = None
+        self.paths = tuple(layers)
+        for path, layer in layers.items():
+            self.add_module(path.replace(".", "/"), layer)  # a dot may not stand in a module's name
+
+    @property
+    def layers(self) -> dict[str, AdapterLayer]:
+        """The adapted module paths in order, each with its layer."""
+        return dict(zip(self.paths, self.children()))  # type: ignore[arg-type]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether an optimizer may change it. If not, it is immutable and what is derived from it may be kept."""
+        return any(p.requires_grad for p in self.parameters())
+
+    def check_fits(self, linears: Mapping[str, Linear]) -> None:
+        """Raises UserError unless every path is one of the model's linear layers, with the same shape."""
+        for path, layer in self.layers.items():
+            if path not in linears:
+                raise UserError(f"The adapter is for another base: this model has no linear layer {path}.")
+            module, (out_features, in_features) = linears[path], layer.shape()
+            if (module.out_features, module.in_features) != (out_features, in_features):
+                raise UserError(
+                    f"The adapter is for another base: its {path} is {out_features}x{in_features}, "
+                    f"this model's {module.out_features}x{module.in_features}."
+                )
+
+
+def new_adapter(
+    config: AdapterConfig,
+    linears: Mapping[str, Linear],
+    seed: int = 0,
+    metadata: Metadata | None = None,
+    below: Iterable[Adapter] = (),
+) -> Adapter:
+    """An untrained adapter for these linear layers (see `linear_layers`), over the adapters `below`; it changes nothing
+    until it is trained. The same seed gives the same values on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {}
+    for path in config.select(linears):
+        module = linears[path]
+        layer = make_layer(config, path, module.out_features, module.in_features)
+        layer.reset(generator)
+        if isinstance(layer, DoRA):
+            layer.start_from(stacked_weight(module, [a.layers[path] for a in below if path in a.paths]).cpu())
+        layers[path] = layer.to(module_device(module))
+    return Adapter(config, layers, metadata)
+
+
+def linear_layers(model: nn.Module) -> dict[str, Linear]:
+    """Every linear layer by its path, 4-bit ones included; adapters' own parts are none."""
+    return {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
+
+
+def stacked_weight(module: Linear, layers: Iterable[AdapterLayer]) -> Tensor:
+    """A linear layer's weight (out, in) in fp32 as changed by adapter layers, the lowest first."""
+    weight = dense_weight(module).float()
+    for layer in layers:
+        weight = layer.merged(weight)
+    return weight
+
+
+def module_device(module: Linear) -> torch.device:
+    """Where a linear layer lives."""
+    return module.quantized.codes.device if isinstance(module, NF4Linear) else module.weight.device

@@ -1,0 +1,245 @@
+"""A batch whose rows have different adapters, in one computation: each row's factors are gathered into stacked tensors.
+
+Every stack of adapters is flattened once into one vector with the factors of all its layers, ranks padded with zeros to
+a common R. A batch's rows are then one `torch.stack` of such vectors, kept while the same rows come again, and a layer
+is two batched products over views of it. Layers that share their input (q, k and v; gate and up) share the first
+product. A row without an adapter has zeros: its output is the base's to the bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nanohydra.adapt.adapter import module_device, stacked_weight
+from nanohydra.adapt.methods import AdapterLayer
+from nanohydra.adapt.nf4 import Linear, compute_dtype
+
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one parent module that are given the same input. Should a model give them different ones after all, the
+result is still right, only slower: the shared product is reused for the very same tensor only."""
+
+KEPT_PLANS = 4
+
+Layers = Mapping[str, Sequence[AdapterLayer]]
+"""A stack of adapters by module path: the layers there, the lowest first."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one module path's factors are in a flat vector."""
+
+    group: int
+    a: slice
+    a_shape: tuple[int, int]
+    columns: slice
+    b: slice
+    b_shape: tuple[int, int]
+    gain: slice
+
+
+class Layout:
+    """Where the factors of every adapted path are in a flat vector: a group's A (k R, in) for its k paths, then their
+    B (out, R) one by one."""
+
+    def __init__(self, linears: Mapping[str, Linear], paths: Iterable[str], rank: int) -> None:
+        self.linears, self.rank = linears, rank
+        first = next(iter(linears.values()))
+        self.dtype, self.device = compute_dtype(first), module_device(first)
+        self.places: dict[str, _Place] = {}
+        self.size = self.gains = 0
+        groups: dict[tuple[str, str], list[str]] = {}
+        for path in paths:
+            groups.setdefault(_input_of(path), []).append(path)
+        for number, members in enumerate(groups.values()):
+            width = linears[members[0]].in_features
+            a = slice(self.size, self.size + len(members) * rank * width)
+            self.size = a.stop
+            for i, path in enumerate(members):
+                out = linears[path].out_features
+                b, gain = slice(self.size, self.size + out * rank), slice(self.gains, self.gains + out)
+                columns = slice(i * rank, (i + 1) * rank)
+                a_shape = (len(members) * rank, width)
+                self.places[path] = _Place(number, a, a_shape, columns, b, (out, rank), gain)
+                self.size, self.gains = b.stop, gain.stop
+
+    @torch.no_grad()
+    def flatten(self, stack: Layers) -> Flat:
+        """The flat vector of a stack of adapters. Its layers' factors must not exceed the layout's rank in sum."""
+        data = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        gains = None
+        for path, layers in stack.items():
+            place, start = self.places[path], 0
+            a_rows, b_rows = data[place.a].view(place.a_shape)[place.columns], data[place.b].view(place.b_shape)
+            for i, layer in enumerate(layers):
+                a, b = layer.factors()
+                part = slice(start, start := start + len(a))
+                gain = layer.gain(lambda path=path, layers=layers, i=i: stacked_weight(self.linears[path], layers[:i]))  # type: ignore[misc]
+                a_rows[part] = a
+                b_rows[:, part] = layer.scale * b
+                if gain is not None:  # y becomes g (y + s B A x): the gain is on all that lies below, too
+                    gains = torch.ones(self.gains, device=self.device) if gains is None else gains
+                    b_rows[:, :start] *= gain[:, None]
+                    gains[place.gain] *= gain
+        return Flat(data, None if gains is None else (gains - 1).to(self.dtype), frozenset(stack))
+
+
+class Flat(NamedTuple):
+    """One stack of adapters as one vector. Never written again once made, so any thread may read it."""
+
+    data: Tensor
+    """(size,) all factors, scales folded into B."""
+    gains: Tensor | None
+    """(gains,) what each output is multiplied by, less 1 (DoRA); None: nothing."""
+    paths: frozenset[str]
+    """The module paths it changes."""
+
+
+class _View(NamedTuple):
+    group: int
+    a: Tensor  # (n, in, k R)
+    columns: slice
+    b: Tensor  # (n, R, out)
+    gain: Tensor | None  # (n, 1, out)
+
+
+class Plan:
+    """The gathered factors of a batch's rows; n is 1 where all rows have the same adapter, else the number of rows.
+
+    Read-only, so that several threads may use it and it may be kept while the same rows come again.
+    """
+
+    def __init__(self, layout: Layout, flats: Sequence[Flat | None]) -> None:
+        if all(flat is flats[0] for flat in flats):
+            flats = flats[:1]
+        self.n = len(flats)
+        none = next(torch.zeros_like(flat.data) for flat in flats if flat is not None)
+        data = _stack([none if flat is None else flat.data for flat in flats])
+        gains = None
+        if any(flat is not None and flat.gains is not None for flat in flats):
+            unchanged = none.new_zeros(layout.gains)
+            gains = _stack([unchanged if flat is None or flat.gains is None else flat.gains for flat in flats])
+        paths: frozenset[str] = frozenset().union(*(flat.paths for flat in flats if flat is not None))
+        self.views: dict[str, _View] = {}
+        for path, place in layout.places.items():
+            if path in paths:
+                a = data[:, place.a].view(self.n, *place.a_shape).transpose(1, 2)
+                b = data[:, place.b].view(self.n, *place.b_shape).transpose(1, 2)
+                gain = None if gains is None else gains[:, None, place.gain]
+                self.views[path] = _View(place.group, a, place.columns, b, gain)
+
+
+class Plans:
+    """Makes plans and keeps them: the flat vector of every stack, and the last plans."""
+
+    def __init__(self, linears: Mapping[str, Linear]) -> None:
+        self.linears = linears
+        self._layout = Layout(linears, (), 0)
+        self._flats: dict[tuple[str, ...], Flat] = {}
+        self._plans: OrderedDict[tuple[tuple[str, ...], ...], Plan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def plan(
+        self,
+        stacks: tuple[tuple[str, ...], ...],
+        layers: Callable[[tuple[str, ...]], Layers],
+        moving: frozenset[str] = frozenset(),
+    ) -> Plan:
+        """The plan of a batch with these stacks, one a row (an empty one is the base); `layers` gives a stack's layers.
+
+        What is made of the adapters in `moving`, which are being trained, is not kept.
+        """
+        with self._lock:
+            first = next(iter(self.linears.values()))
+            if (compute_dtype(first), module_device(first)) != (self._layout.dtype, self._layout.device):
+                self._start(Layout(self.linears, self._layout.places, self._layout.rank))
+            if plan := self._plans.get(stacks):
+                self._plans.move_to_end(stacks)
+                return plan
+            made = {stack: layers(stack) for stack in {*stacks} if stack and stack not in self._flats}
+            if self._outgrown(made.values()):
+                made = {stack: layers(stack) for stack in {*stacks} if stack}
+            for stack, stack_layers in made.items():
+                self._flats[stack] = self._layout.flatten(stack_layers)
+            plan = Plan(self._layout, [self._flats[stack] if stack else None for stack in stacks])
+            if moving:
+                self._drop(moving)
+            else:
+                self._plans[stacks] = plan
+                while len(self._plans) > KEPT_PLANS:
+                    self._plans.popitem(last=False)
+            return plan
+
+    def forget(self, name: str) -> None:
+        """Drops what was made of an adapter."""
+        with self._lock:
+            self._drop({name})
+
+    def _drop(self, names: Iterable[str]) -> None:
+        names = set(names)
+        for stack in [stack for stack in self._flats if names & {*stack}]:
+            del self._flats[stack]
+        for stacks in [stacks for stacks in self._plans if any(names & {*stack} for stack in stacks)]:
+            del self._plans[stacks]
+
+    def _outgrown(self, stacks: Iterable[Layers]) -> bool:
+        """Replaces the layout where these stacks do not fit it; whether it did."""
+        paths, rank = {*self._layout.places}, self._layout.rank
+        for stack in stacks:
+            paths.update(stack)
+            rank = max(rank, *(sum(len(layer.factors()[0]) for layer in layers) for layers in stack.values()))
+        if rank == self._layout.rank and len(paths) == len(self._layout.places):
+            return False
+        self._start(Layout(self.linears, [path for path in self.linears if path in paths], rank))
+        return True
+
+    def _start(self, layout: Layout) -> None:
+        self._layout = layout
+        self._flats.clear()
+        self._plans.clear()
+
+
+class RowsCall:
+    """One use of a plan. It keeps the product that layers with the same input share, so each use makes its own."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._shared: tuple[int, Tensor, Tensor] | None = None
+
+    def apply(self, path: str, module: Linear, x: Tensor, y: Tensor) -> Tensor | None:
+        """The adapted output of a layer from its input x (B, ..., in) and its output y (B, ..., out)."""
+        view = self.plan.views.get(path)
+        if view is None:
+            return None
+        n = self.plan.n
+        if n > 1 and len(x) != n:
+            raise ValueError(f"The batch has {len(x)} rows, but rows() was told of {n}.")
+        shared = self._shared
+        if shared is not None and shared[0] == view.group and shared[1] is x:
+            hidden = shared[2]
+        else:
+            hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]), view.a)
+            self._shared = (view.group, x, hidden)
+        out = y.reshape(n, -1, y.shape[-1])
+        if view.gain is not None:
+            out = torch.addcmul(out, out if module.bias is None else out - module.bias, view.gain)
+        hidden = hidden[..., view.columns]
+        if torch.is_grad_enabled():
+            return torch.baddbmm(out, hidden, view.b).view(y.shape)
+        return out.baddbmm_(hidden, view.b).view(y.shape)  # y was made for this call: no copy is needed
+
+
+def _stack(vectors: Sequence[Tensor]) -> Tensor:
+    return vectors[0][None] if len(vectors) == 1 else torch.stack(list(vectors))
+
+
+def _input_of(path: str) -> tuple[str, str]:
+    """What a module path shares its input by: its parent and the group of its name."""
+    parent, _, name = path.rpartition(".")
+    return parent, next((group[0] for group in SAME_INPUT if name in group), name)
