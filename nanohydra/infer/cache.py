@@ -102,18 +102,13 @@ class KVCache:
         return self._length[slot]
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forgets a slot's tokens from place `length` on. Raises ValueError where a ring has overwritten what is needed."""
+        """Forgets a slot's tokens from place `length` on. Raises ValueError if a ring has lost what is then needed."""
         if not 0 <= length <= self._length[slot]:
             raise ValueError(f"Slot {slot} holds {self._length[slot]} tokens: it cannot be cut to {length}.")
         window, ring = self.config.sliding_window, self.sizes.get("sliding_attention")
         longest = self._longest[slot]
         # The next token, at place `length`, sees from length - window + 1 on; the ring holds from longest - ring on.
-        if (
-            window is not None
-            and ring is not None
-            and 0 < length < longest
-            and longest - ring > length - window + 1 > 0
-        ):
+        if window and ring and 0 < length < longest and longest - ring > max(0, length - window + 1):
             raise ValueError(
                 f"Slot {slot} cannot be cut from {longest} to {length} tokens: a sliding window of {window} keeps only "
                 f"the last {ring}. Make the cache with a larger rollback."
@@ -124,7 +119,7 @@ class KVCache:
         """The plan of one forward pass: row i of the input goes to slots[i], and its first counts[i] tokens are real.
 
         counts: None when all are; else its largest must be the pass's T. A plan serves one pass, begun before the cache
-        is changed. Raises ValueError for a slot given twice; the pass raises UserError when a sequence outgrows max_len.
+        is changed. Raises ValueError for a slot given twice; the pass raises UserError when a row outgrows max_len.
         """
         if len(set(slots)) != len(slots):
             raise ValueError("The rows of one forward pass must be different slots.")
@@ -145,7 +140,7 @@ class _Ring:
 
 
 class CachePlan:
-    """One forward pass over some rows of a KVCache (a `model.attention.CachePlan`); `begin` works everything out, once."""
+    """One forward pass over rows of a KVCache (see `model.attention.CachePlan`); `begin` works everything out, once."""
 
     def __init__(self, cache: KVCache, slots: list[int], counts: list[int] | None) -> None:
         self.cache = cache
