@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanohydra.errors import UserError, did_you_mean
 from nanohydra.evals.intervals import Estimate
@@ -18,6 +19,7 @@ from nanohydra.lab.checks import BudgetCheck, absences, check_budgets, unequal_b
 from nanohydra.lab.config import Metric
 from nanohydra.lab.table import Scores, directions, read_scores
 
+Array = NDArray[np.float64]
 Finding = Literal["better", "worse", "none", "unsettled", "unknown"]
 """none: no evidence of a difference; unsettled: the winner lost runs; unknown: too few runs to say."""
 
@@ -225,7 +227,7 @@ def _compare(
 
 def _differences(
     metric: Metric, ours: list[dict[str, float]], theirs: list[dict[str, float]]
-) -> tuple[list[np.ndarray], bool, int]:
+) -> tuple[list[Array], bool, int]:
     """Improvements of each unit by item (I,), whether all units share their items, and how many items were left out.
 
     An item counts where both variants have it. Units share items when at least half of all items occur in every unit;
@@ -278,7 +280,7 @@ def _no_test(overlap: float) -> statistics.PairedTest:
     return statistics.PairedTest(nothing, math.nan, math.nan, math.nan, 1, overlap)
 
 
-def _histogram(means: np.ndarray, bins: int = 40) -> Histogram:
+def _histogram(means: Array, bins: int = 40) -> Histogram:
     counts, edges = (
         np.histogram(means, bins=bins) if statistics.has_spread(means) else (np.array([len(means)]), means[:2])
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -13,10 +14,7 @@ from typing import Any
 from nanohydra.errors import UserError, did_you_mean
 from nanohydra.lab.config import BUDGETS, EXECUTE, LabSpec, Metric, Tuning
 
-KEYS = {
-    "name", "question", "base", "variants", "seeds", "baseline", "pairs", "held_equal", "tolerance", "metrics", "tuning",
-    "seed_key", "execute",
-}  # fmt: skip
+KEYS = frozenset(f.name for f in dataclasses.fields(LabSpec)) - {"source"}
 
 
 def load_spec(path: Path) -> LabSpec:
@@ -72,6 +70,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
     return _mapping(values, str(path))
+
+
+def spec_to_dict(spec: LabSpec) -> dict[str, Any]:
+    """Plain data for JSON, from which `spec_from_dict` makes the same lab without the files it was read from."""
+    return dataclasses.asdict(spec)
+
+
+def spec_from_dict(values: Mapping[str, Any]) -> LabSpec:
+    """The lab that `spec_to_dict` wrote."""
+    tuning = values["tuning"]
+    if tuning:
+        grids = {name: tuple(grid) for name, grid in tuning["grids"].items()}
+        tuning = Tuning(tuning["metric"], tuple(tuning["seeds"]), grids)
+    return LabSpec(
+        **{
+            **values,
+            "seeds": tuple(values["seeds"]),
+            "held_equal": tuple(values["held_equal"]),
+            "metrics": tuple(Metric(**metric) for metric in values["metrics"]),
+            "tuning": tuning,
+        }
+    )
 
 
 def recipe(spec: LabSpec, variant: str, trial: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanohydra.errors import UserError, did_you_mean
+from nanohydra.files import write_text
 from nanohydra.lab.config import BUDGETS, Metric
 
 KEYS = ("variant", "seed", "fold", "item", "metric", "value", "status", "reason")
@@ -62,6 +64,16 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"{path} has no rows. It needs a header (variant,seed,score) and one line for each run.")
     return rows
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes rows as `read_csv` reads them; what a row lacks is an empty cell."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_scores(rows: Iterable[Mapping[str, Any]], metrics: Collection[str] | None = None) -> Scores:
