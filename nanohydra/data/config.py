@@ -60,4 +60,4 @@ class QualityConfig:
     contamination_ngram: int = 13
     """Leave out texts that share this many words in a row with an evaluation text. 0: off."""
     contamination_against: tuple[str, ...] = ()
-    """Evaluation sets to keep out, as sources of a corpus, each with its split after a colon: openai/gsm8k/main:test."""
+    """Evaluation sets to keep out: sources of a corpus, each with its split after a colon (openai/gsm8k/main:test)."""
