@@ -44,7 +44,8 @@ class ModelConfig:
     """The shape and the options of a decoder-only transformer. The default is the Llama/Qwen3 block.
 
     Sizes given as 0 (and empty `layer_types`) are derived when the config is made, so reading a field always gives
-    the value in force. Impossible values raise UserError.
+    the value in force. Therefore vary the settings that a config is made from (`presets.preset(name, **settings)`)
+    rather than a made config, whose derived values would stay. Impossible values raise UserError.
     """
 
     vocab_size: int = 4096
@@ -166,6 +167,10 @@ class ModelConfig:
             raise UserError(f"sliding_window is {self.sliding_window}: it must be at least 1 (or null for none).")
         if "sliding_attention" in self.layer_types and self.sliding_window is None:
             raise UserError("layer_types has sliding_attention layers: set sliding_window (in tokens).")
+        if "sliding_attention" not in self.layer_types and self.sliding_window is not None:
+            raise UserError(
+                "sliding_window is set, but layer_types has no sliding_attention layer: name some, or none."
+            )
 
     @property
     def query_size(self) -> int:

@@ -169,7 +169,7 @@ class Transformer(nn.Module):
 
     @property
     def activation_checkpointing(self) -> bool:
-        """Whether blocks keep only their input for the backward pass, computing the rest anew: less memory, more time."""
+        """Whether blocks keep only their inputs for the backward pass and compute the rest anew: saves memory."""
         return self.model.activation_checkpointing
 
     @activation_checkpointing.setter
