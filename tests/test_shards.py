@@ -129,10 +129,9 @@ def test_a_failure_midway_leaves_nothing_and_keeps_the_old(
         yield from TEXTS * 60
         raise UserError("line 7 is bad")
 
-    for target in ("shards", "new"):
-        for workers in (1, 2):
-            with pytest.raises(UserError, match="line 7 is bad"):
-                write_shards(broken(), tokenizer, tmp_path / target, ShardConfig(workers=workers))
+    for target, workers in (("shards", 1), ("new", 2)):
+        with pytest.raises(UserError, match="line 7 is bad"):
+            write_shards(broken(), tokenizer, tmp_path / target, ShardConfig(workers=workers))
     assert contents(tmp_path / "shards") == before
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
