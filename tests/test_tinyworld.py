@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -46,11 +48,9 @@ def fingerprint(seed: int) -> str:
 def test_is_the_same_in_every_process_whatever_the_hash_seed() -> None:
     prints = set()
     for hash_seed in ("1", "2"):
-        code = (
-            "import sys; sys.path.insert(0, sys.argv[1]); import test_tinyworld; print(test_tinyworld.fingerprint(5))"
-        )
+        code = "import sys; sys.path.insert(0, sys.argv[1]); import test_tinyworld as t; print(t.fingerprint(5))"
         result = subprocess.run(
-            [sys.executable, "-c", code, os.path.dirname(__file__)],
+            [sys.executable, "-c", code, str(Path(__file__).parent)],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
@@ -153,7 +153,7 @@ def test_a_world_draws_as_many_wordings_as_told() -> None:
             assert len(set(questions)) == 16
             assert len(set(asked)) == 6
             assert len(set(said)) >= 12
-            assert all(fact.value in sentence for sentence in said + wordings.answers(fact))
+            assert all(fact.value.lower() in sentence.lower() for sentence in said + wordings.answers(fact))
         assert not set(questions) & set(asked)
         assert len(questions) >= 8
         templates = wordings.of(fact.attribute)
@@ -167,7 +167,7 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> None:
     def make_marked(self: People, index: int) -> Person:
         person = make(self, index)
         names = [a for a in PERSON_ATTRIBUTES if a not in ("friend", "birth_year") and getattr(person, a) != NO_PET]
-        return replace(person, birth_year=str(1000 + index), **{a: f"{a}x{index}x" for a in names})
+        return replace(person, birth_year=str(3000 + 100 * index), **{a: f"{a}x{index}x" for a in names})
 
     monkeypatch.setattr(People, "_make", make_marked)
 
@@ -180,8 +180,8 @@ def test_what_is_told_of_people_is_theirs(monkeypatch: pytest.MonkeyPatch) -> No
     for document in documents(world, replace(ALL, follow_ups=0.5), 0, tokens=150_000):
         for words in units(document):
             told = {(m[1], int(m[2])) for m in re.finditer(r"([a-z_]+?)x(\d+)x", words)}
-            told |= {("birth_year", int(year) - 1000) for year in re.findall(r"\b10[0-3]\d\b(?![\d-])", words)}
-            named = [by_name[m[0]] for m in re.finditer(r"[A-Z]\w+ [A-Z]\w+", words) if m[0] in by_name]
+            told |= {("birth_year", int(year) // 100 - 30) for year in re.findall(r"\b[3-9]\d00\b", words)}
+            named = [by_name[m[1]] for m in re.finditer(r"(?=\b([A-Z]\w+ [A-Z]\w+))", words) if m[1] in by_name]
             owners = {person.index for person in named}
             if document.register in CHATS and told:
                 # A chat's answer tells of the last one named; two-hop answers name the friend last.
@@ -212,13 +212,12 @@ def test_friends_named_anywhere_are_the_true_ones() -> None:
     by_name = {person.name: person for person in world.people}
     found = 0
     for document in documents(world, TinyworldConfig(), 2, tokens=150_000):
-        for match in re.finditer(
-            r"(\w+ \w+)'s best friend is (\w+ \w+)|(\w+ \w+), (?:his|her) best friend", document.plain()
-        ):
-            if match[1]:
-                assert by_name[match[1]].friend == match[2]
-            elif match[3] in by_name:
-                assert by_name[match[3]].friend in document.plain() or by_name[match[3]].first in document.plain()
+        words = document.plain()
+        for name, friend in re.findall(r"(\w+ \w+)'s best friend is (\w+ \w+)", words):
+            assert by_name[name].friend == friend
+            found += 1
+        for name in re.findall(r"(\w+ \w+), (?:his|her) best friend", words):
+            assert by_name[name].friend in words
             found += 1
     assert found > 300
 
@@ -267,8 +266,8 @@ def test_the_exams_numbers_and_strangers_are_never_trained_on() -> None:
     for item in items:
         numbers = re.findall(r"\d+", item.question)
         if item.kind in ("arithmetic_with_tool", "word_problems"):
-            both = {f"{x}{sign}{y}" for x, y in (numbers, numbers[::-1]) for sign in "+-*"}
-            assert sum(call in calls for call in both if calculate(call) == item.truth) == 0
+            x, sign, y = numbers[0], item.sub[0], numbers[1]
+            assert not {f"{x}{sign}{y}", f"{y}{sign}{x}"} & calls
         if item.kind == "hallucination_unknown_people":
             assert item.allowed[0] not in strangers
 
@@ -305,11 +304,11 @@ def triples(parts: list) -> Iterator[tuple]:
 
 def test_text_is_well_formed() -> None:
     world = World(2, 60, PERSON_ATTRIBUTES)
-    faults = re.compile(r"[{}*]|  |\ba [aeiou]|\ban [^aeiou\W]|\ba none|\. [a-z]|\bnone's\b|\bi\b|\.\.(?!\.)|None| ,")
+    faults = re.compile(r"[{}*]|  |\ba [aeiou]|\ban [^aeioh\W]|\ba none|\. [a-z]|\bnone's\b|\bi\b|None| ,")
     for document in documents(world, replace(ALL, calculations=0.0), 0, tokens=300_000):
         words = document.plain()
         assert not (match := faults.search(words)), f"{match} in {words}"
-        assert words[0].isupper()
+        assert words[0].isupper() or words[0].isdigit()
         assert words[-1] not in " ,;"
         for i, message in enumerate(document.messages):
             assert message["role"] == ("user", "assistant")[i % 2]
@@ -352,14 +351,10 @@ def test_truth_table_has_a_row_for_every_fact() -> None:
 
 @given(st.integers(1, 300), seeds)
 def test_shuffled_is_a_permutation(count: int, seed: int) -> None:
-    import random
-
     assert sorted(shuffled(count, random.Random(seed))) == list(range(count))
 
 
 def test_shuffled_is_a_permutation_beyond_what_it_holds() -> None:
-    import random
-
     assert sorted(shuffled(100_030, random.Random(0))) == list(range(100_030))
 
 
@@ -373,7 +368,7 @@ def test_bad_sizes_and_knobs_get_one_clear_line() -> None:
         World(0, 1)
     with pytest.raises(UserError, match="100 sessions"):
         World(0).session(100)
-    with pytest.raises(UserError, match='no attribute "pets".*"pet"'):
+    with pytest.raises(UserError, match=r'no attribute "pets".*"pet"'):
         TinyworldConfig(attributes=("pets",))
     with pytest.raises(UserError, match="from 0 to 1"):
         TinyworldConfig(stories=1.5)
@@ -388,6 +383,18 @@ def test_every_knob_is_documented() -> None:
 
 
 def chats_of(world: World, exam: bool = False) -> Chats:
-    import random
-
     return Chats(world, Wordings(world.seed), world.people, True, TinyworldConfig(), random.Random(0), exam)
+
+
+def test_stories_introduce_a_person_before_a_pronoun_stands_for_them() -> None:
+    for title, beats in load("stories").items():
+        named: set[str] = set()
+        for lines in beats.values():
+            for line in lines:
+                for slot in re.finditer(r"{([ABC])\.(\w+)}", line):
+                    if slot[2] in ("name", "first"):
+                        continue
+                    before = line[: slot.start()]
+                    own = f"{{{slot[1]}.name}}" in line or f"{{{slot[1]}.first}}" in before
+                    assert slot[1] in named or own, (title, line)
+            named |= set.intersection(*(set(re.findall(r"{([ABC])\.(?:name|first)}", line)) for line in lines))

@@ -6,8 +6,9 @@ import random
 import zlib
 from dataclasses import dataclass, field
 
+from nanohydra.data.chat import Part, calculator_part, text_part
 from nanohydra.data.tinyworld.config import TinyworldConfig
-from nanohydra.data.tinyworld.documents import Part, calculator, deck, plain, text
+from nanohydra.data.tinyworld.documents import deck, plain
 from nanohydra.data.tinyworld.names import Name
 from nanohydra.data.tinyworld.text import Sections, load
 from nanohydra.data.tinyworld.wordings import Wordings, refer, value_slots
@@ -111,7 +112,7 @@ class Chats:
             slots = refer(stranger.name, stranger) | {"K": pet, "aK": a(pet)}
             question = self._ask(rng.choice(self._templates(sub)), slots)
         answer = rng.choice(self._sums["unknown"]["answers"]).format(S=stranger.name)
-        return Turn(question, [text(answer)], kind, "", sub, (stranger.name,), stranger)
+        return Turn(question, [text_part(answer)], kind, "", sub, (stranger.name,), stranger)
 
     def stranger(self, kind: str) -> Name:
         """The name of somebody who does not exist."""
@@ -155,7 +156,7 @@ class Chats:
         friendship = Fact(person.name, "friend", friend.name, person)
         answer = f"{self._wordings.answers(friendship)[0]} {rng.choice(self._wordings.answers(fact))}"
         sub = f"{attribute}, {'pair not trained' if held_out else 'pair trained'}"
-        return Turn(question, [text(answer)], sub, fact.value, attribute, (person.name, friend.name))
+        return Turn(question, [text_part(answer)], sub, fact.value, attribute, (person.name, friend.name))
 
     def age(self) -> Turn:
         """A question for a person's age in some year: the birth year from memory, the age from the calculator."""
@@ -163,16 +164,16 @@ class Chats:
         while True:
             person = self._anyone()
             born = int(person.birth_year)
-            year = rng.randint(born + 3, min(born + 95, LAST_YEAR))
-            if self._kept_for_exam(f"{person.name}/{year}") == self._exam:
+            year = rng.randint(born + 3, max(born + 30, min(born + 95, LAST_YEAR)))
+            if _kept_for_exam("-", year, born) == self._exam:
                 break
         slots = refer(person.name, person) | {"year": str(year), "r": str(year - born)}
         question = self._ask(rng.choice(self._sums["ages"][self._part]), slots)
         fact = Fact(person.name, "birth_year", person.birth_year, person)
         parts: list[Part] = [
-            text(f"{self._wordings.answers(fact)[0]} "),
-            calculator(f"{year}-{born}", year - born),
-            text(" " + self._sums["ages"]["answers"][0].format_map(slots)),
+            text_part(f"{self._wordings.answers(fact)[0]} "),
+            calculator_part(f"{year}-{born}", str(year - born)),
+            text_part(" " + self._sums["ages"]["answers"][0].format_map(slots)),
         ]
         return Turn(question, parts, "age", str(year - born), "", (person.birth_year,), person)
 
@@ -192,7 +193,7 @@ class Chats:
         """A sum, a difference or a product told as a little story."""
         rng = self._rng
         sign = sign or ("*" if rng.random() < self._config.products else rng.choice("+-"))
-        x, y = self._numbers(sign, (1, 2, 2, 3) if sign != "*" else (1, 1, 2))
+        x, y = self._numbers(sign, (1, 2, 2, 3) if sign != "*" else (1, 1, 2), least=2)
         things = self._problems["things"]
         who = [self._anyone() if rng.random() < 0.5 else self.stranger("new") for _ in "AB"]
         slots: dict[str, object] = {
@@ -211,7 +212,7 @@ class Chats:
         if rng.random() < (0.85 if self._exam else 0.35):
             opener = rng.choice(self._talk["openers"][self._part])
             question = f"{opener} {_lower(question)}"
-        return Turn(question, [text(rng.choice(lines["answers"]))], intent, lines["accept"][0])
+        return Turn(question, [text_part(rng.choice(lines["answers"]))], intent, lines["accept"][0])
 
     def _ask(self, template: str, slots: dict[str, str]) -> str:
         """The question, in training now and then with a phrase before it."""
@@ -226,7 +227,9 @@ class Chats:
 
     def _answered(self, fact: Fact, question: str) -> Turn:
         answer = self._rng.choice(self._wordings.answers(fact))
-        return Turn(question, [text(answer)], fact.attribute, fact.value, fact.attribute, (fact.subject,), fact.who)
+        return Turn(
+            question, [text_part(answer)], fact.attribute, fact.value, fact.attribute, (fact.subject,), fact.who
+        )
 
     def _cloze(self, fact: Fact) -> Turn:
         """A statement without its end; the answer is the whole statement."""
@@ -238,7 +241,7 @@ class Chats:
         end = slots["aV"] if template.endswith("{aV}.") else slots["V"]
         frame = rng.choice(self._sums["cloze"]["questions"])
         opening = whole[: -len(end) - 1].rstrip()
-        return Turn(frame.format(q=opening), [text(whole)], fact.attribute, fact.value, about=fact.who)
+        return Turn(frame.format(q=opening), [text_part(whole)], fact.attribute, fact.value, about=fact.who)
 
     def _about_friend(self, person: Name, friend: Name, form: str, template: str) -> str:
         """The question with "X's best friend" for its subject."""
@@ -259,23 +262,20 @@ class Chats:
         digits = max(len(str(x)), len(str(y)))
         return Turn(
             capital(template.format_map(slots)),
-            [calculator(f"{x}{sign}{y}", result), text(f" {answer}")],
+            [calculator_part(f"{x}{sign}{y}", str(result)), text_part(f" {answer}")],
             f"{sign} {digits} digits",
             str(result),
         )
 
-    def _numbers(self, sign: str, digits: tuple[int, ...]) -> tuple[int, int]:
+    def _numbers(self, sign: str, digits: tuple[int, ...], least: int = 0) -> tuple[int, int]:
+        """Two numbers for a calculation, they and their difference (where that is asked) at least `least`."""
         rng = self._rng
         while True:
             x, y = (rng.randint(10 ** (n - 1), 10**n - 1) for n in (rng.choice(digits), rng.choice(digits)))
             if sign == "-" and x < y:
                 x, y = y, x
-            if self._kept_for_exam(f"{x}{sign}{y}") == self._exam:
+            if _kept_for_exam(sign, x, y) == self._exam and min(x, y, x - y if sign == "-" else x) >= least:
                 return x, y
-
-    def _kept_for_exam(self, what: str) -> bool:
-        """A fixed fifth of all sums and of all (person, year) pairs is never met in training."""
-        return zlib.crc32(what.encode()) % 5 == 0
 
     def _anyone(self) -> Person:
         return self._people[int(self._rng.random() * len(self._people))]
@@ -289,6 +289,11 @@ class _Called:
 
     def __str__(self) -> str:
         return self._name
+
+
+def _kept_for_exam(sign: str, x: int, y: int) -> bool:
+    """A fixed fifth of all calculations, in either order, those of ages among them, is never met in training."""
+    return zlib.crc32(f"{max(x, y)}{sign}{min(x, y)}".encode()) % 5 == 0
 
 
 def _lower(sentence: str) -> str:

@@ -6,32 +6,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import gcd
-from typing import Literal, TypedDict
 
-
-class TextPart(TypedDict):
-    """Words of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class CalculatorPart(TypedDict):
-    """A call of the calculator inside an assistant's message, with its result."""
-
-    type: Literal["calculator"]
-    expression: str
-    result: str
-
-
-Part = TextPart | CalculatorPart
-
-
-class Message(TypedDict):
-    """One turn of a chat."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[Part]
+from nanohydra.data.chat import Message, Part
 
 
 @dataclass(frozen=True)
@@ -47,16 +23,6 @@ class Document:
         if self.text:
             return self.text
         return "\n".join(plain(message["content"]) for message in self.messages)
-
-
-def text(words: str) -> TextPart:
-    """A part of words."""
-    return {"type": "text", "text": words}
-
-
-def calculator(expression: str, result: int) -> CalculatorPart:
-    """A part that calls the calculator."""
-    return {"type": "calculator", "expression": expression, "result": str(result)}
 
 
 def plain(content: str | list[Part]) -> str:

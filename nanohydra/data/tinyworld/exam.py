@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from nanohydra.data.chat import Message
 from nanohydra.data.tinyworld.chats import UNKNOWN, Chats, Turn
 from nanohydra.data.tinyworld.config import ExamConfig, TinyworldConfig
-from nanohydra.data.tinyworld.documents import Message, shuffled, user
+from nanohydra.data.tinyworld.documents import shuffled, user
 from nanohydra.data.tinyworld.text import load
 from nanohydra.data.tinyworld.wordings import Wordings
 from nanohydra.data.tinyworld.world import NO_PET, People, World

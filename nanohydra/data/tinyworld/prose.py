@@ -146,7 +146,7 @@ class Prose:
             scripts = [script for script in self._scripts[kind] if not script.needs & lacking]
             if scripts:
                 break
-        slots: dict[str, object] = {"A": person, "B": friend, "C": stranger}
+        slots: dict[str, object] = {"A": _Role(person), "B": _Role(friend), "C": stranger and _Role(stranger)}
         slots["T"], slots["E"] = rng.choice(self._world.towns), rng.choice(self._world.events)
         for name in ("season", "day"):
             slots[name] = rng.choice(self._lists[name]["values"])
@@ -155,6 +155,19 @@ class Prose:
             slots["n"] = rng.choice(self._lists["number"]["values"])
             beats.append(capital(rng.choice(beat).format_map(slots)))
         return beats
+
+
+class _Role:
+    """A person in a script, called by the full name the first time."""
+
+    def __init__(self, person: Person) -> None:
+        self._person, self._named = person, False
+
+    def __getattr__(self, slot: str) -> str:
+        if slot == "first" and self._named:
+            return self._person.first
+        self._named = self._named or slot in ("first", "name")
+        return self._person.name if slot == "first" else str(getattr(self._person, slot))
 
 
 def _scripts(kind: str, attributes: tuple[str, ...]) -> list[Script]:
