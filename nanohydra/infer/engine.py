@@ -19,9 +19,10 @@ from torch import Tensor
 
 from nanohydra.agent.calculator import Tool
 from nanohydra.data.chat import Message, render_chat
-from nanohydra.data.tokenizer import Tokenizer
+from nanohydra.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanohydra.errors import UserError
 from nanohydra.infer.cache import KVCache
+from nanohydra.infer.quantize import PackedAttention
 from nanohydra.infer.sampling import SamplingBatch, SamplingParams, sample, uniform
 from nanohydra.infer.streaming import Completion, Delta, FinishReason, Timing, Transcript
 from nanohydra.model.transformer import Transformer
@@ -99,8 +100,10 @@ class Engine:
         weight = model.model.embed_tokens.weight
         self.device = weight.device
         self.max_seq_len = min(max_seq_len, model.config.max_position_embeddings)
-        self.cache = KVCache(model.config, max_slots, self.max_seq_len, dtype=weight.dtype, device=weight.device)
-        self.ends = {tokenizer.eos_id, tokenizer.end_of_turn_id}
+        packed = any(isinstance(module, PackedAttention) for module in model.modules())
+        dtype = torch.float32 if packed else weight.dtype
+        self.cache = KVCache(model.config, max_slots, self.max_seq_len, dtype=dtype, device=weight.device)
+        self.ends = {tokenizer.eos_id, tokenizer.end_of_turn_id, tokenizer.special.get(END_OF_TEXT, tokenizer.eos_id)}
         self._vocabulary = min(
             tokenizer.vocab_size, model.config.vocab_size
         )  # a padded head's spare rows are never drawn
