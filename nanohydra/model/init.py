@@ -25,10 +25,13 @@ def initialise(model: nn.Module, config: ModelConfig, generator: torch.Generator
     - zero_output: normal, but residual outputs 0, so that every block starts as the identity.
     """
     std = config.initializer_range
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    for weight in embeddings:
+        nn.init.normal_(weight, std=std, generator=generator)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=std, generator=generator)
-        elif isinstance(module, nn.Linear):
+        if any(weight is getattr(module, "weight", None) for weight in embeddings):  # done, and perhaps also the head
+            continue
+        if isinstance(module, nn.Linear):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
             is_output = name.rpartition(".")[2] in RESIDUAL_OUTPUTS
