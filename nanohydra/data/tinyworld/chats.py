@@ -16,6 +16,7 @@ from nanohydra.data.tinyworld.world import NO_PET, Fact, People, Person, World, 
 
 UNKNOWN = ("new", "known first", "known last", "recombined")
 LAST_YEAR = 2020
+TURN_TOKENS = 12
 
 
 @dataclass(frozen=True)
@@ -97,37 +98,34 @@ class Chats:
             )
             kind = rng.choices(UNKNOWN, shares)[0]
         stranger = self.stranger(kind)
-        template, sub = rng.random(), rng.choice(self._world.attributes)
-        if not self._exam and template < config.refused_age:
+        sub, how = rng.choice(self._world.attributes), 1.0 if self._exam else rng.random()
+        if how < config.refused_age:
             line = rng.choice(self._sums["ages"]["questions"])
             slots = refer(stranger.name, stranger) | {"year": str(rng.randint(1950, LAST_YEAR))}
             question = capital(line.format_map(slots))
-        elif not self._exam and template < config.refused_age + config.refused_two_hop:
-            templates = self._templates(sub)
+        elif how < config.refused_age + config.refused_two_hop and self._friend_attributes:
+            sub = rng.choice(self._friend_attributes)
             form = rng.choice(self._sums["two-hop references"]["questions"])
+            templates = _fitting(form, self._templates(sub))
             question = self._about_friend(stranger, stranger, form, rng.choice(templates))
         else:
-            kinds = self._world.values("pet")
-            pet = rng.choice(kinds)
+            pet = rng.choice(self._world.values("pet"))
             slots = refer(stranger.name, stranger) | {"K": pet, "aK": a(pet)}
             question = self._ask(rng.choice(self._templates(sub)), slots)
         answer = rng.choice(self._sums["unknown"]["answers"]).format(S=stranger.name)
         return Turn(question, [text_part(answer)], kind, "", sub, (stranger.name,), stranger)
 
     def stranger(self, kind: str) -> Name:
-        """The name of somebody who does not exist."""
+        """The name of somebody who does not exist; a few people may leave nothing to recombine."""
         rng, names = self._rng, self._world.names
-        while True:
-            known, other = self._anyone(), self._anyone()
-            if kind == "new":
-                return names.new(rng, self._exam)
-            if kind == "known first":
-                return names.with_first(known, rng, self._exam)
-            if kind == "known last":
-                return names.with_last(known, rng, self._exam)
-            name = names.recombined(known, other, self._exam)
-            if name:
+        if kind == "new":
+            return names.new(rng, self._exam)
+        if kind == "known last":
+            return names.with_last(self._anyone(), rng, self._exam)
+        for _ in range(500 if kind == "recombined" else 0):
+            if name := names.recombined(self._anyone(), self._anyone(), self._exam):
                 return name
+        return names.with_first(self._anyone(), rng, self._exam)
 
     def two_hop(self) -> Turn:
         """A question for what is true of somebody's best friend; the answer names the friend first."""
@@ -145,11 +143,7 @@ class Chats:
         # The exam's wording is new in its form of "friend" or in that of the question, by turns.
         new_form = self._exam and rng.random() < 0.5
         form = rng.choice(forms["exam" if new_form else "questions"])
-        templates = [
-            t
-            for t in self._wordings.question_templates(fact, exam=self._exam and not new_form)
-            if "{K}" not in t and not (form.startswith("the") and "{Sp}" in t)
-        ]
+        templates = _fitting(form, self._wordings.question_templates(fact, exam=self._exam and not new_form))
         if not templates:
             return self.two_hop()
         question = self._about_friend(person, friend, form, rng.choice(templates))
@@ -212,18 +206,26 @@ class Chats:
         if rng.random() < (0.85 if self._exam else 0.35):
             opener = rng.choice(self._talk["openers"][self._part])
             question = f"{opener} {_lower(question)}"
-        return Turn(question, [text_part(rng.choice(lines["answers"]))], intent, lines["accept"][0])
+        return Turn(self._typed(question), [text_part(rng.choice(lines["answers"]))], intent, lines["accept"][0])
 
     def _ask(self, template: str, slots: dict[str, str]) -> str:
         """The question, in training now and then with a phrase before it."""
         rng = self._rng
         question = template.format_map(slots)
         if self._exam or rng.random() >= self._config.framed or not template.endswith("?"):
-            return capital(question)
+            return self._typed(capital(question))
         frame = rng.choice(self._sums["frames"]["questions"])
         starts_sentence = frame.removesuffix(" {q}")[-1] in ".!"
         lowered = question if template.startswith("{S") else _lower(question)
         return frame.format(q=capital(question) if starts_sentence else lowered)
+
+    def _typed(self, question: str) -> str:
+        """The question as people type it: in training now and then without a closing mark or a capital."""
+        if self._exam or self._rng.random() >= self._config.casual:
+            return question
+        word = question.split(maxsplit=1)[0]
+        named = word == "I" or word.removesuffix("'s") in self._world.names
+        return (question if named else _lower(question)).rstrip("?!.")
 
     def _answered(self, fact: Fact, question: str) -> Turn:
         answer = self._rng.choice(self._wordings.answers(fact))
@@ -261,7 +263,7 @@ class Chats:
         answer = self._rng.choice(lines[sign]["answers"]).format_map(slots)
         digits = max(len(str(x)), len(str(y)))
         return Turn(
-            capital(template.format_map(slots)),
+            self._typed(capital(template.format_map(slots))),
             [calculator_part(f"{x}{sign}{y}", str(result)), text_part(f" {answer}")],
             f"{sign} {digits} digits",
             str(result),
@@ -291,6 +293,11 @@ class _Called:
         return self._name
 
 
+def _fitting(form: str, templates: tuple[str, ...]) -> list[str]:
+    """The question templates that can be asked with "the best friend of X" (no possessive) or "X's best friend"."""
+    return [t for t in templates if "{K}" not in t and not (form.startswith("the") and "{Sp}" in t)]
+
+
 def _kept_for_exam(sign: str, x: int, y: int) -> bool:
     """A fixed fifth of all calculations, in either order, those of ages among them, is never met in training."""
     return zlib.crc32(f"{max(x, y)}{sign}{min(x, y)}".encode()) % 5 == 0
@@ -302,14 +309,14 @@ def _lower(sentence: str) -> str:
 
 
 def cost(turn: Turn) -> float:
-    """About how many tokens a turn takes."""
-    return estimated_tokens(turn.question) + estimated_tokens(plain(turn.answer)) + 10
+    """About how many tokens a turn takes, its marks included."""
+    return estimated_tokens(turn.question) + estimated_tokens(plain(turn.answer)) + TURN_TOKENS
 
 
 def estimated_tokens(words: str) -> float:
-    """About how many tokens a small BPE vocabulary with single digits makes of the words."""
+    """About how many tokens a BPE vocabulary of 2,048 with single digits makes of the words (a least-squares fit)."""
     digits = len(words) - len(words.translate(_NO_DIGITS))
-    return digits + (len(words) - digits) / 4.2
+    return 1.4 * digits + (len(words) - digits) / 4.8
 
 
 _NO_DIGITS = str.maketrans("", "", "0123456789")

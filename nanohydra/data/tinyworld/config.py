@@ -55,6 +55,8 @@ class TinyworldConfig:
     """Share of the questions that are sentences to complete."""
     framed: float = 0.08
     """Share of the questions with a phrase before them, such as "Tell me, ..."."""
+    casual: float = 0.06
+    """Share of the questions without the closing mark, and without a capital unless they begin with a name."""
     follow_ups: float = 0.04
     """Share of the questions after the first of a chat that say "he" or "she" for the person just asked about."""
     mixed_chats: float = 0.15

@@ -85,6 +85,10 @@ class Names:
         self._first_at = [{first: i for i, (first, _) in enumerate(pool)} for pool in self._firsts]
         self._last_at = [{last: i for i, last in enumerate(pool)} for pool in self._lasts]
 
+    def __contains__(self, part: str) -> bool:
+        """Whether this is a first name, anybody's or nobody's."""
+        return any(part in pool for pool in self._first_at)
+
     def person(self, index: int) -> Name:
         """The name of person `index` of the world: a bijection of indices and pairs, so no two are alike."""
         return self._pair(0, index)

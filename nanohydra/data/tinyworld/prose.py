@@ -147,7 +147,10 @@ class Prose:
             if scripts:
                 break
         slots: dict[str, object] = {"A": _Role(person), "B": _Role(friend), "C": stranger and _Role(stranger)}
-        slots["T"], slots["E"] = rng.choice(self._world.towns), rng.choice(self._world.events)
+        # Nobody is a stranger in the town of their birth.
+        native = {p.birthplace for p in (person, friend, stranger) if p}
+        slots["T"] = rng.choice([town for town in self._world.towns if town.name not in native])
+        slots["E"] = rng.choice(self._world.events)
         for name in ("season", "day"):
             slots[name] = rng.choice(self._lists[name]["values"])
         beats = []
