@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from nanohydra.cli.parsing import instantiate, parser
+from nanohydra.cli.parsing import parse, parser
 from nanohydra.infer.config import SamplingParams
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--system", type=str | None, default=None, help="a system message to start with")
     p.add_argument("--int8", type=bool, default=False, help="int8 weights: less memory, faster on a CPU")
     p.add_argument("--sampling", type=SamplingParams, default=SamplingParams())
-    args = instantiate(p, argv)
+    args = parse(p, argv)
     from nanohydra.jobs.bases import open_engine
 
     engine = open_engine(args.base, int8=args.int8)

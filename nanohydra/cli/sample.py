@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanohydra.cli.parsing import instantiate, parser
+from nanohydra.cli.parsing import parse, parser
 from nanohydra.infer.config import SamplingParams
 
 
@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("-n", "--number", type=int, default=1, help="how many continuations")
     p.add_argument("--int8", type=bool, default=False, help="int8 weights: less memory, faster on a CPU")
     p.add_argument("--sampling", type=SamplingParams, default=SamplingParams(temperature=0.8, top_p=0.95))
-    args = instantiate(p, argv)
+    args = parse(p, argv)
     from nanohydra.jobs.bases import open_engine
 
     engine = open_engine(args.base, int8=args.int8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from nanohydra.data.tinyworld.config import TinyworldConfig
 from nanohydra.errors import UserError, did_you_mean
@@ -107,6 +107,12 @@ class Recipe:
     data: DataSection = field(default_factory=DataSection)
     """What it learns from."""
 
+    sft: TrainConfig | None = None
+    """tinyworld: a short fine-tuning on its conversations afterwards, with the loss on the answers alone. None: none."""
+
+    sft_tokens: int = 300_000
+    """tinyworld: about how many tokens of new conversations the fine-tuning has."""
+
     eval: EvalSection = field(default_factory=EvalSection)
     """What is measured at the end."""
 
@@ -117,20 +123,83 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Builds a recipe from nested data. Raises UserError for an unknown key, with the nearest known one."""
-        _check_keys(cls, values, "")
-        if "train" not in values:
-            raise UserError("The recipe does not say how long to train: give it train: {steps: ...}, tokens or seconds.")
-        from jsonargparse import ArgumentParser
+        return _build(cls, values)
 
-        p = ArgumentParser(exit_on_error=False)
-        p.add_class_arguments(cls, "recipe")
-        try:
-            recipe: Recipe = p.instantiate_classes(p.parse_object({"recipe": dict(values)})).recipe
-        except UserError:
-            raise
-        except Exception as e:  # jsonargparse raises several kinds, each a sentence about one value
-            raise UserError(f"The recipe is not right: {' '.join(str(e).split())}") from e
-        return recipe
+
+@dataclass(frozen=True, kw_only=True)
+class SftRecipe:
+    """A fine-tuning of a base on conversations."""
+
+    train: TrainConfig
+    """How it is trained."""
+
+    base: str
+    """The base to start from: a name under the bases folder, or a model folder."""
+
+    data: str
+    """Conversations: a corpus by its name, or a local file (jsonl, json, csv, parquet)."""
+
+    split: str = "train"
+    """The split to train on."""
+
+    seq_len: int = 512
+    """Tokens of a training row; whole conversations are packed into rows."""
+
+    validation_share: float = 0.05
+    """How many of the conversations, at the end, are held out to measure val_loss."""
+
+    name: str = "sft"
+    """What the run is called."""
+
+    seed: int = 0
+    """Seed of the order of the data and of dropout."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested data, as in the YAML file."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SftRecipe:
+        """Builds a recipe from nested data. Raises UserError for an unknown key, with the nearest known one."""
+        return _build(cls, values)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What is measured."""
+
+    base: str = "demo"
+    """The base: a name under the bases folder, or a model folder."""
+
+    corpus: str | None = None
+    """Text for perplexity and bits per byte: a corpus by its name, or a local file."""
+
+    split: str = "test"
+    """The split of the corpus."""
+
+    text_field: str | None = None
+    """Which field of a row is the text (default: found by itself)."""
+
+    seq_len: int = 512
+    """Tokens of context a window; windows do not overlap."""
+
+    max_tokens: int = 200_000
+    """Score about this many tokens at most."""
+
+    exam: int = 0
+    """Questions of each kind of the tinyworld exam. 0: no exam."""
+
+    seed: int = 0
+    """The seed of the world that the base was trained on (its run's recipe)."""
+
+    people: int = 100
+    """How many people that world has."""
+
+    int8: bool = False
+    """Measure the model with int8 weights."""
+
+    out: str | None = None
+    """A folder for report.json and report.md (default: only print)."""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -159,11 +228,39 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
+AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)
+
+
+def _build(cls: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
+    from jsonargparse import ArgumentParser
+
+    _check_keys(cls, values, "")
+    missing = [
+        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is MISSING and f.name not in values
+    ]
+    if missing:
+        raise UserError(f"The recipe lacks {missing[0]}: see nanohydra train --help for what it means.")
+    p = ArgumentParser(exit_on_error=False)
+    p.add_class_arguments(cls, "recipe")
+    try:
+        recipe: AnyRecipe = p.instantiate(p.parse_object({"recipe": dict(values)})).recipe
+    except UserError:
+        raise
+    except Exception as e:  # jsonargparse raises several kinds, each a sentence about one value
+        raise UserError(f"The recipe is not right: {' '.join(str(e).split())}") from e
+    return recipe
+
+
 def _check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
     kinds = get_type_hints(cls)
     for key, value in values.items():
         name = f"{where}.{key}" if where else key
         if key not in kinds:
             raise UserError(f'There is no setting "{name}".{did_you_mean(key, kinds)}')
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(kinds[key]):
-            _check_keys(cast(type[Any], kinds[key]), value, name)
+        if isinstance(value, Mapping) and (kind := _dataclass_in(kinds[key])):
+            _check_keys(kind, value, name)
+
+
+def _dataclass_in(kind: Any) -> type[Any] | None:
+    """The dataclass that a field's type is, or may be (`X | None`)."""
+    return next((k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k) and isinstance(k, type)), None)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanohydra.data.chat import render_chat
+from nanohydra.data.chat import Message, render_chat
 from nanohydra.data.corpora import corpus
+from nanohydra.data.shards import MANIFEST, Shards
 from nanohydra.data.tinyworld.corpus import documents
 from nanohydra.data.tinyworld.documents import Document
 from nanohydra.data.tinyworld.world import World
@@ -15,7 +16,7 @@ from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.data.tokens import Tokens
 from nanohydra.errors import UserError
 from nanohydra.home import bases_dir
-from nanohydra.jobs.config import DataSection
+from nanohydra.jobs.config import DataSection, Recipe
 
 TOKENIZER_SAMPLE = 4_000
 """Documents that tinyworld's tokenizer is trained on: its words repeat, so more teach it nothing."""
@@ -36,6 +37,8 @@ def prepare(data: DataSection, seed: int) -> Prepared:
     """Reads or generates the text, trains or loads the tokenizer, tokenises, and holds out the validation part."""
     if data.corpus == "tinyworld":
         return _prepare_world(data, seed)
+    if is_shards(Path(data.corpus)):
+        return _open_shards(data)
     texts = list(_limited(_texts(data, data.split), data.max_megabytes))
     if data.validation is not None:
         held_out = list(_texts(data, data.validation))
@@ -51,6 +54,14 @@ def world_of(data: DataSection, seed: int) -> World:
     return World(seed=seed, people=data.tinyworld.people, attributes=data.tinyworld.attributes)
 
 
+def world_chats(recipe: Recipe) -> list[list[Message]]:
+    """New conversations of the recipe's world, drawn apart from its training text, for the fine-tuning."""
+    drawn = documents(
+        world_of(recipe.data, recipe.seed), recipe.data.tinyworld, recipe.seed + 1, tokens=recipe.sft_tokens
+    )
+    return [document.messages for document in drawn if document.messages]
+
+
 def _prepare_world(data: DataSection, seed: int) -> Prepared:
     world = world_of(data, seed)
     whole = list(documents(world, data.tinyworld, seed, tokens=data.world_tokens))
@@ -63,6 +74,20 @@ def _prepare_world(data: DataSection, seed: int) -> Prepared:
     ]
     n_bytes = sum(len(document.plain().encode("utf-8")) for document in held_out)
     return Prepared(tokenizer, parts[0], parts[1], n_bytes)
+
+
+def _open_shards(data: DataSection) -> Prepared:
+    """Shards that `nanohydra data prepare` made; their validation part is a folder of shards too."""
+    if data.validation is None or not is_shards(Path(data.validation)):
+        raise UserError(f"{data.corpus} holds token shards: set data.validation to the folder of the held-out ones.")
+    tokenizer = _tokenizer(data, [])
+    train, held_out = (Shards(Path(folder), tokenizer.id) for folder in (data.corpus, data.validation))
+    return Prepared(tokenizer, train, held_out, int(held_out.manifest["text_bytes"]))
+
+
+def is_shards(path: Path) -> bool:
+    """Whether the folder holds token shards."""
+    return (path / MANIFEST).is_file()
 
 
 def _document_ids(tokenizer: Tokenizer, document: Document) -> list[int]:
@@ -102,11 +127,16 @@ def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
 
 
 def _tokenizer(data: DataSection, texts: Sequence[str]) -> Tokenizer:
-    if data.tokenizer == "bpe":
+    if data.tokenizer == "bpe" and texts:
         return Tokenizer.train(texts, data.vocab_size)
-    if data.tokenizer == "characters":
+    if data.tokenizer == "characters" and texts:
         return Tokenizer.characters("".join(texts))
-    for folder in (Path(data.tokenizer).expanduser(), bases_dir() / data.tokenizer):
+    return find_tokenizer(data.tokenizer)
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a folder, or of a base by its name. Raises UserError where there is none."""
+    for folder in (Path(name).expanduser(), bases_dir() / name):
         if (folder / "tokenizer.json").is_file():
             return Tokenizer.load(folder)
-    raise UserError(f"No tokenizer {data.tokenizer!r}: say bpe, characters, or the folder or base that has one.")
+    raise UserError(f'No tokenizer "{name}": say bpe, characters, or the folder or base that has one.')

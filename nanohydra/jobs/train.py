@@ -25,12 +25,13 @@ from nanohydra.evals.report import write_report
 from nanohydra.files import write_text
 from nanohydra.infer.engine import Engine
 from nanohydra.jobs.config import Recipe
-from nanohydra.jobs.data import Prepared, prepare, world_of
+from nanohydra.jobs.data import Prepared, prepare, world_chats, world_of
+from nanohydra.jobs.runs import open_run
+from nanohydra.jobs.sft import fine_tune
 from nanohydra.model.hub import load_base, save_base
 from nanohydra.model.transformer import Transformer
 from nanohydra.train.hooks import Hook
 from nanohydra.train.objectives import next_token, validation
-from nanohydra.train.run import Run
 from nanohydra.train.trainer import Result, Trainer
 from nanohydra.train.watch import Diverged
 
@@ -76,14 +77,38 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, hooks: Sequence[Hook] = (), qui
         quiet=quiet,
     )
     result = trainer.fit()
+    if recipe.sft is not None:
+        sft = replace(recipe, train=recipe.sft, sft=None)
+        fine_tune(
+            model,
+            prepared.tokenizer,
+            world_chats(recipe),
+            recipe.sft,
+            seq_len=recipe.data.seq_len,
+            seed=recipe.seed,
+            run=open_run(sft, run_dir / "sft"),
+            title=f"{recipe.name}, chat",
+            quiet=quiet,
+        )
     model.eval()
     save_base(run_dir / "base", model, prepared.tokenizer)
     estimates, graded = measure(recipe, model, prepared, windows)
     estimates |= {
-        "parameters": _exact(model.config.parameters()),
-        "train_tokens_per_second": _exact(result.tokens / result.seconds),
+        "parameters": exact(model.config.parameters()),
+        "train_tokens_per_second": exact(result.tokens / result.seconds),
     }
     return Trained(model, prepared, result, estimates, graded)
+
+
+def train(recipe: Recipe, run_dir: Path, hooks: Sequence[Hook] = (), quiet: bool = False) -> dict[str, Estimate]:
+    """`run_recipe`, then the report card in the same folder; returns the estimates."""
+    trained = run_recipe(recipe, run_dir, hooks=hooks, quiet=quiet)
+    samples = [(g.item.question, g.answer) for g in trained.graded[:: max(1, len(trained.graded) // 12)]]
+    details = {"seed": recipe.seed, "tokens": trained.result.tokens, "steps": trained.result.step}
+    write_report(
+        run_dir, recipe.name, trained.estimates, meaning=MEANING, details=details, samples=samples, run_dir=run_dir
+    )
+    return trained.estimates
 
 
 def execute(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
@@ -105,16 +130,6 @@ def execute(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
         "tokens": tokens,
         "seconds": trained.result.seconds,
     }
-
-
-def open_run(recipe: Recipe, run_dir: Path) -> Run:
-    """The run of `recipe` in `run_dir`: a new one, or the one that was started there with the same recipe."""
-    if not (run_dir / "config.yaml").exists():
-        return Run.create(run_dir, recipe.to_dict())
-    run = Run.open(run_dir)
-    if Recipe.from_dict(run.config) != recipe:
-        raise UserError(f"{run_dir} holds a run of another recipe. Choose another folder, or resume with its own config.yaml.")
-    return run
 
 
 def make_model(recipe: Recipe, prepared: Prepared) -> Transformer:
@@ -189,6 +204,6 @@ def _window_losses(model: Transformer, windows: Sequence[Batch]) -> tuple[NDArra
     return np.array(nats), np.array(counts)
 
 
-def _exact(value: float) -> Estimate:
+def exact(value: float) -> Estimate:
     """A count or a single measurement, which has no interval."""
     return Estimate(value, 1, math.nan, math.nan)
