@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,19 +23,24 @@ class FitConfig:
     batch_size: int = 256
     """Examples per step: letters for the window models, names for the recurrent ones."""
     lr: float = 0.01
-    """Peak learning rate of Adam: held for the first half, then cosine to 1% of it."""
+    """Learning rate of Adam at the start; it falls along a half cosine to 1% of it."""
     seed: int = 0
     """Seed of the order of the examples."""
 
 
 @dataclass
 class Loop:
-    """What hooks may look at: the parts of a training in progress."""
+    """What hooks may look at: the parts of a training in progress, named as in the big trainer."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    parameters: dict[str, nn.Parameter]
     step: int = 0
-    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss: float = math.nan
+    run: None = None
+
+    def say(self, text: str) -> None:
+        """Speaks to the person."""
+        print(text)
 
 
 def negative_log_likelihood(model: nn.Module, examples: Examples) -> Tensor:
@@ -63,35 +69,28 @@ def fit(
 ) -> list[float]:
     """Trains `model` in place and returns the loss of each step.
 
-    hooks: objects with before_step, after_backward and after_step, each called with the `Loop` (diagnostics, for one).
+    hooks: objects with before_step, after_backward and after_step, each called with the `Loop`, such as diagnostics.
     """
     config = config or FitConfig()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    half = max(config.steps // 2, 1)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, half, eta_min=config.lr / 100),
-        ],
-        milestones=[config.steps - half],
-    )
-    loop = Loop(model, optimizer)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps, eta_min=config.lr / 100)
+    loop = Loop(model, dict(model.named_parameters()))
     losses = []
     model.train()
-    for loop.step in range(config.steps):
+    for step in range(config.steps):
         for hook in hooks:
             hook.before_step(loop)
         batch = examples.at(torch.randint(len(examples), (config.batch_size,), generator=generator))
-        loop.loss = negative_log_likelihood(model, batch)
+        loss = negative_log_likelihood(model, batch)
         optimizer.zero_grad()
-        loop.loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         for hook in hooks:
             hook.after_backward(loop)
         optimizer.step()
         schedule.step()
+        loop.step, loop.loss = step + 1, loss.item()
         for hook in hooks:
             hook.after_step(loop)
-        losses.append(loop.loss.item())
+        losses.append(loop.loss)
     return losses
