@@ -87,7 +87,7 @@ def step_folder(root: Path, step: int) -> Path:
 
 
 def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[Path]]:
-    """The newest good checkpoint in `root` (None where none was ever written) and the damaged newer ones passed over."""
+    """The newest good checkpoint in `root` (None where none was ever written) and the damaged newer ones."""
     damaged: list[Path] = []
     for step in reversed(steps_saved(root)):
         if checkpoint := read_checkpoint(step_folder(root, step)):
@@ -95,7 +95,8 @@ def latest_checkpoint(root: Path) -> tuple[Checkpoint | None, list[Path]]:
         damaged.append(step_folder(root, step))
     if damaged:
         raise UserError(
-            f"Every checkpoint in {root} is damaged (hashes differ). Restore one from a backup, or train anew in another folder."
+            f"Every checkpoint in {root} is damaged (hashes differ). "
+            "Restore one from a backup, or train anew in another folder."
         )
     return None, damaged
 
@@ -109,7 +110,7 @@ def set_aside(damaged: list[Path]) -> None:
 
 
 def prune(root: Path, keep_last: int, keep: set[int]) -> None:
-    """Deletes all but the newest `keep_last` checkpoints and those of the steps in `keep`, and what killed writes left."""
+    """Deletes all but the newest `keep_last` checkpoints and the steps in `keep`, and what killed writes left."""
     for step in steps_saved(root)[:-keep_last]:
         if step not in keep:
             shutil.rmtree(step_folder(root, step))

@@ -69,7 +69,7 @@ class TrainConfig:
     """Largest norm of the whole gradient. 0: no clipping."""
 
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Number format of forward and backward; weights and optimizer stay in fp32. auto: bf16 where the hardware has it."""
+    """Number format of forward and backward; weights and optimizer stay in fp32. auto: bf16 where hardware has it."""
 
     activation_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass: less memory, about a third more time."""

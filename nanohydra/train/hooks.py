@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 class Hook:
     """Called around every step; override what is needed. Raise UserError to stop the training.
 
-    What hooks can read of the trainer: `model`, `parameters` (name -> trained parameter), `optimizers`, `config`, `run`,
-    `device`, `step` (finished steps: during step 0 it is 0, in `after_step` 1), `batch`, `loss`, `grad_norm`, `lr_share`, `will_log`.
-    `metrics[name] = number` adds to the step's line in metrics.jsonl; `say(text)` speaks to the person.
+    What hooks can read of the trainer: `model`, `parameters` (name -> trained parameter), `optimizers`, `config`,
+    `run`, `world`, `device`, `batch`, `step` (finished steps: 0 during the first one, 1 in its `after_step`), `loss`,
+    `grad_norm`, `lr_share`, `will_log`. `metrics[name] = number` adds to the step's line in metrics.jsonl; `say(text)`
+    speaks to the person. Within the objective the model computes with half-precision copies of its weights: a penalty
+    on the weights themselves belongs into `after_backward`, as its gradient on the fp32 weights.
     """
 
     def on_start(self, trainer: Trainer) -> None:
@@ -34,11 +36,3 @@ class Hook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` gave (tensors come back on the CPU)."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The training was asked to stop (Ctrl-C or SIGTERM). Its state is saved; the message tells how to go on."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code

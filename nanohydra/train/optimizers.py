@@ -14,8 +14,8 @@ from nanohydra.train.config import TrainConfig
 def make_optimizers(parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
     """The optimizers by name. Each group keeps its peak rate as `peak_lr`; the trainer sets `lr` at every step.
 
-    AdamW (Loshchilov & Hutter 2019) decays matrices only. Muon (Jordan et al. 2024) takes the matrices of the layers: an
-    embedding or a head is no map between hidden states, so orthogonalised steps do not suit it.
+    AdamW (Loshchilov & Hutter 2019) decays matrices only. Muon (Jordan et al. 2024) takes the matrices of the layers:
+    an embedding or a head is no map between hidden states, so orthogonalised steps do not suit it.
     """
     matrices = {n: p for n, p in parameters.items() if p.ndim >= 2}
     hidden = {n: p for n, p in matrices.items() if p.ndim == 2 and not _is_table(n)}
@@ -55,7 +55,7 @@ def set_lr(optimizers: Mapping[str, torch.optim.Optimizer], share: float) -> Non
 def optimizer_tensors(
     optimizers: Mapping[str, torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """All optimizer state, as '<slot>/<parameter name>' -> tensor (the slots: exp_avg, exp_avg_sq, step, momentum_buffer)."""
+    """All optimizer state as "<slot>/<parameter>" -> tensor (slots: exp_avg, exp_avg_sq, step, momentum_buffer)."""
     return {
         f"{slot}/{name}": value
         for optimizer in optimizers.values()

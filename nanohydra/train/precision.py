@@ -1,21 +1,17 @@
 """Half-precision training with fp32 weights: the forward pass runs on a copy of the weights, made once a step.
 
-Autocast makes such copies too, but anew for every micro-batch, and decides the number format operation by operation. Here
-the whole model runs in bf16 (or fp16); what needs more (norms, softmax, the loss) asks for fp32 itself. Gradients flow
-through the copy to the fp32 weights and add up there in fp32.
+Autocast makes such copies too, but anew for every micro-batch, and decides the number format operation by operation.
+Here the whole model runs in bf16 (or fp16); what needs more (norms, softmax, the loss) asks for fp32 itself. Gradients
+flow through the copy to the fp32 weights and add up there in fp32.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-
-from nanohydra.train.config import TrainConfig
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -59,7 +55,7 @@ class WeightCopies:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Inside, the model computes with the copies, and gradients reach the real weights' `.grad`."""
-        copies: dict[Tensor, Tensor] = dict(self.frozen)
+        copies: dict[nn.Parameter, Tensor] = dict(self.frozen)
         for _, _, p in self.slots:
             if p not in copies:
                 copies[p] = p.to(self.dtype)
@@ -80,6 +76,14 @@ class LossScale:
         self.scale = 2.0**16 if self.active else 1.0
         self.good_steps = 0
 
+    def state_dict(self) -> dict[str, float]:
+        """For the checkpoint."""
+        return {"scale": self.scale, "good_steps": self.good_steps}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """The inverse of `state_dict`."""
+        self.scale, self.good_steps = state["scale"], int(state["good_steps"])
+
     def update(self, overflow: bool) -> None:
         """Adapts the scale after a step."""
         self.good_steps = 0 if overflow else self.good_steps + 1
@@ -87,13 +91,3 @@ class LossScale:
             self.scale /= 2
         elif self.active and self.good_steps % 2000 == 0:
             self.scale *= 2
-
-
-def wants_compile(config: TrainConfig, device: torch.device, expected_seconds: float) -> bool:
-    """Whether to compile: asked for, or "auto" with a compiler at hand and a run long enough to earn the wait back."""
-    if config.compile != "auto":
-        return config.compile == "always"
-    if device.type == "cuda":
-        return expected_seconds > 120
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++"))), None)
-    return compiler is not None and expected_seconds > 600

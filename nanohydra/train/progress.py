@@ -43,7 +43,7 @@ class TrainingProgress:
             self._bar.stop()
 
     def update(self, step: int, done: float, loss: float, tokens_per_second: float, seconds_left: float | None) -> None:
-        """`done` is the share of the budget used; `seconds_left` is known for a budget in seconds, else it is estimated."""
+        """`done`: the share of the budget used; `seconds_left`: known for a budget in seconds, else estimated here."""
         if self.quiet:
             return
         now = time.monotonic()

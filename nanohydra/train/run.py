@@ -146,7 +146,7 @@ class Run:
         keep_last: int,
         keep: set[int],
     ) -> Path:
-        """Writes the checkpoint of `step`, then deletes old ones: all but the newest `keep_last` and the steps in `keep`."""
+        """Writes the checkpoint of `step`; of the others only the newest `keep_last` and the steps in `keep` stay."""
         if self._metrics is not None:
             os.fsync(self._metrics.fileno())
         folder = step_folder(self.checkpoints, step)
@@ -213,7 +213,7 @@ def _cpu_name() -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    """Revision of the source tree that this code runs from and whether it has uncommitted changes; None for an installed copy."""
+    """Revision of the source tree that this code runs from, and whether it has changes; None for an installed copy."""
     root = Path(nanohydra.__file__).parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,7 +1,7 @@
 """Learning-rate schedules: the share of the peak rate as a function of the run's progress from 0 to 1.
 
-Progress is the share of the budget that is used up, be it steps, tokens or seconds; so one schedule serves all three, and
-one that follows the clock has cooled down when the time is up, however slow the machine was.
+Progress is the share of the budget that is used up, be it steps, tokens or seconds; so one schedule serves all three,
+and one that follows the clock has cooled down when the time is up, however slow the machine was.
 """
 
 from __future__ import annotations

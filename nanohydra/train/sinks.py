@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.jsonl. A sink is an object with `log` and `close`; each imports its library when made."""
+"""Where metrics go besides metrics.jsonl. A sink has `log` and `close`; each imports its library when it is made."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -29,6 +29,15 @@ class Watch:
         """Notes a healthy step."""
         self.losses.append(loss)
         self.norms.append(norm)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """For the checkpoint."""
+        return {"losses": list(self.losses), "norms": list(self.norms)}
+
+    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
+        """The inverse of `state_dict`."""
+        self.losses.extend(state["losses"])
+        self.norms.extend(state["norms"])
 
     def diverged(
         self,
@@ -54,16 +63,17 @@ class Watch:
         if not weights_finite:
             return "Some weights were already NaN or infinite before this step: the base they come from, or a hook, is damaged."
         if not self.norms:
-            return "It is the first step of this process, so suspect the data or the model itself rather than the learning rate."
+            return "It is the first step, so suspect the data or the model itself rather than the learning rate."
         recent = list(self.norms)[-5:]
         usual = statistics.median(self.norms)
         rise = max(recent) / usual if usual > 0 else math.inf
         climbed = self.losses[-1] > 1.5 * min(self.losses) + 0.5
         if rise > 5 or climbed:
             return (
-                f"The learning rate ({lr:.3g} now) is probably too high: in the steps before, the gradient's norm reached {max(recent):.3g} "
-                f"(median {usual:.3g}) and the loss {max(list(self.losses)[-5:]):.3g}. Lower it, lengthen the warmup or clip harder."
+                f"The learning rate ({lr:.3g} now) is probably too high: in the steps before, the gradient's norm "
+                f"reached {max(recent):.3g} (median {usual:.3g}) and the loss {max(list(self.losses)[-5:]):.3g}. "
+                "Lower it, lengthen the warmup or clip harder."
             )
         if fp16:
             return "Loss and gradients were calm before, so suspect an overflow of fp16: use dtype bf16 or fp32."
-        return "Loss and gradients were calm before, so suspect this step's batch: look for broken text or targets in the data."
+        return "Loss and gradients were calm before, so suspect this step's batch: look for broken text or targets."
