@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from nanohydra import __version__, home
 from nanohydra.cli.parsing import parser
@@ -38,7 +39,5 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _folders(folder: os.PathLike[str]) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+def _folders(folder: Path) -> list[str]:
+    return sorted(file.parent.name for file in folder.glob("[!.]*/config.json"))

@@ -16,6 +16,11 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from nanohydra.errors import UserError, did_you_mean
 from nanohydra.jobs.config import AnyRecipe
 
+# The ways in which jsonargparse says that an option, a key, or a key of a group is not known.
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --([\w.-]+)|[Kk]ey \"?'?([\w.]+)'?\"? is not|"
+    r"[Gg]roup '([\w.]+)' does not accept option '([\w.]+)'"
+)
 BUDGETS = ("train.steps", "train.tokens", "train.seconds")
 
 
@@ -31,10 +36,7 @@ class Parser(ArgumentParser):
             )
             text = f"{value.group(1)} is {value.group(2)}: it must be {kinds or 'something else'}."
         text = re.sub(r"Parser key .recipe.: ", "", text)
-        unknown = re.search(
-            r"unrecognized arguments: --([\w.-]+)|[Kk]ey \"?'?([\w.]+)'?\"? is not|[Gg]roup '([\w.]+)' does not accept option '([\w.]+)'",
-            text,
-        )
+        unknown = _UNKNOWN.search(text)
         if unknown:
             name = unknown.group(1) or unknown.group(2) or f"{unknown.group(3)}.{unknown.group(4)}"
             text = f'There is no setting "{name}".'
