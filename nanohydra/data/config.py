@@ -54,7 +54,7 @@ class QualityConfig:
     language_confidence: float = 0.5
     """Least probability of the language found."""
     exact_duplicates: bool = True
-    """Leave out texts that are equal up to case, punctuation and white space."""
+    """Leave out texts that are equal up to case and white space."""
     near_duplicates: float = 0.0
     """Leave out texts whose sets of word 5-grams are about this similar (Jaccard, 0.8 is usual). 0: off."""
     contamination_ngram: int = 13

@@ -56,7 +56,7 @@ def _open(path: Path) -> IO[bytes]:
         return lzma.open(path)
     if ending == ".zst":
         # Arrow's reader notices a file that was cut short; the zstandard package's ends quietly there.
-        return cast(IO[bytes], _pyarrow(path).CompressedInputStream(path.open("rb"), "zstd"))
+        return io.BufferedReader(_pyarrow(path).CompressedInputStream(path.open("rb"), "zstd"))
     return path.open("rb")
 
 
