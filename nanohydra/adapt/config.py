@@ -39,8 +39,8 @@ class AdapterConfig:
     """lora: share of the inputs dropped on the way into the update, in training."""
 
     target_modules: str | tuple[str, ...] = ALL_LINEAR
-    """The linear layers to adapt: all-linear (every one but the head), names such as q_proj (the last part of a path, or
-    all of it), or one regular expression for the whole path."""
+    """The linear layers to adapt: all-linear (every one but the head), names such as q_proj (the last part of a path,
+    or all of it), or one regular expression for the whole path."""
 
     exclude_modules: tuple[str, ...] = ()
     """Names to leave out, matched as in target_modules."""

@@ -7,6 +7,7 @@ magnitudes are themselves stored in 8 bits, less their mean, in blocks of 256: 4
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -167,7 +168,6 @@ def dense_weight(module: Linear) -> Tensor:
     """A linear layer's weight (out, in) as a dense tensor, whether it is stored in 4 bits or not."""
     weight: Any = module.weight
     if hasattr(weight, "quant_state"):  # a bitsandbytes layer
-        from bitsandbytes.functional import dequantize_4bit
-
-        weight = dequantize_4bit(weight.data, weight.quant_state)
+        bitsandbytes: Any = importlib.import_module("bitsandbytes")
+        weight = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
     return weight.detach()  # type: ignore[no-any-return]

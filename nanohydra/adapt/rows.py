@@ -3,7 +3,7 @@
 Every stack of adapters is flattened once into one vector with the factors of all its layers, ranks padded with zeros to
 a common R. A batch's rows are then one `torch.stack` of such vectors, kept while the same rows come again, and a layer
 is two batched products over views of it. Layers that share their input (q, k and v; gate and up) share the first
-product. A row without an adapter has zeros: its output is the base's to the bit.
+product. A row without an adapter is not touched: its output is the base's to the bit.
 """
 
 from __future__ import annotations
@@ -45,13 +45,15 @@ class _Place:
 
 
 class Layout:
-    """Where the factors of every adapted path are in a flat vector: a group's A (k R, in) for its k paths, then their
-    B (out, R) one by one."""
+    """Where the factors of every adapted path are in a flat vector: a group's A (in, k R) for its k paths, then their
+    B (R, out) one by one. (Stored transposed, as the products of single tokens read them fastest.)"""
 
     def __init__(self, linears: Mapping[str, Linear], paths: Iterable[str], rank: int) -> None:
         self.linears, self.rank = linears, rank
         first = next(iter(linears.values()))
-        self.dtype, self.device = compute_dtype(first), module_device(first)
+        self.computes_in, self.device = compute_dtype(first), module_device(first)
+        # On a CPU fp32 is faster even for a bf16 base: oneDNN's bf16 products of single rows take twice its time.
+        self.dtype = torch.float32 if self.device.type == "cpu" else self.computes_in
         self.places: dict[str, _Place] = {}
         self.size = self.gains = 0
         groups: dict[tuple[str, str], list[str]] = {}
@@ -65,8 +67,8 @@ class Layout:
                 out = linears[path].out_features
                 b, gain = slice(self.size, self.size + out * rank), slice(self.gains, self.gains + out)
                 columns = slice(i * rank, (i + 1) * rank)
-                a_shape = (len(members) * rank, width)
-                self.places[path] = _Place(number, a, a_shape, columns, b, (out, rank), gain)
+                a_shape = (width, len(members) * rank)
+                self.places[path] = _Place(number, a, a_shape, columns, b, (rank, out), gain)
                 self.size, self.gains = b.stop, gain.stop
 
     @torch.no_grad()
@@ -76,16 +78,16 @@ class Layout:
         gains = None
         for path, layers in stack.items():
             place, start = self.places[path], 0
-            a_rows, b_rows = data[place.a].view(place.a_shape)[place.columns], data[place.b].view(place.b_shape)
+            a_columns, b_rows = data[place.a].view(place.a_shape)[:, place.columns], data[place.b].view(place.b_shape)
             for i, layer in enumerate(layers):
                 a, b = layer.factors()
                 part = slice(start, start := start + len(a))
                 gain = layer.gain(lambda path=path, layers=layers, i=i: stacked_weight(self.linears[path], layers[:i]))  # type: ignore[misc]
-                a_rows[part] = a
-                b_rows[:, part] = layer.scale * b
+                a_columns[:, part] = a.t()
+                b_rows[part] = layer.scale * b.t()
                 if gain is not None:  # y becomes g (y + s B A x): the gain is on all that lies below, too
                     gains = torch.ones(self.gains, device=self.device) if gains is None else gains
-                    b_rows[:, :start] *= gain[:, None]
+                    b_rows[:start] *= gain
                     gains[place.gain] *= gain
         return Flat(data, None if gains is None else (gains - 1).to(self.dtype), frozenset(stack))
 
@@ -110,27 +112,28 @@ class _View(NamedTuple):
 
 
 class Plan:
-    """The gathered factors of a batch's rows; n is 1 where all rows have the same adapter, else the number of rows.
-
-    Read-only, so that several threads may use it and it may be kept while the same rows come again.
-    """
+    """The gathered factors of a batch's rows. Read-only: threads may share it, and it may be kept for later calls."""
 
     def __init__(self, layout: Layout, flats: Sequence[Flat | None]) -> None:
-        if all(flat is flats[0] for flat in flats):
-            flats = flats[:1]
-        self.n = len(flats)
-        none = next(torch.zeros_like(flat.data) for flat in flats if flat is not None)
-        data = _stack([none if flat is None else flat.data for flat in flats])
+        self.rows = len(flats)
+        adapted = [i for i, flat in enumerate(flats) if flat is not None]
+        self.active = None if len(adapted) == self.rows else torch.tensor(adapted, device=layout.device)
+        """The numbers of the rows that have an adapter: no other is touched. None: all have."""
+        used = [flat for flat in flats if flat is not None]
+        if all(flat is used[0] for flat in used):
+            used = used[:1]
+        self.n = len(used)
+        """1 where all adapted rows have the same adapter, else the number of adapted rows."""
+        data = _stack([flat.data for flat in used])
         gains = None
-        if any(flat is not None and flat.gains is not None for flat in flats):
-            unchanged = none.new_zeros(layout.gains)
-            gains = _stack([unchanged if flat is None or flat.gains is None else flat.gains for flat in flats])
-        paths: frozenset[str] = frozenset().union(*(flat.paths for flat in flats if flat is not None))
+        if any(flat.gains is not None for flat in used):
+            gains = _stack([data.new_zeros(layout.gains) if flat.gains is None else flat.gains for flat in used])
+        paths = frozenset[str]().union(*(flat.paths for flat in used))
         self.views: dict[str, _View] = {}
         for path, place in layout.places.items():
             if path in paths:
-                a = data[:, place.a].view(self.n, *place.a_shape).transpose(1, 2)
-                b = data[:, place.b].view(self.n, *place.b_shape).transpose(1, 2)
+                a = data[:, place.a].view(self.n, *place.a_shape)
+                b = data[:, place.b].view(self.n, *place.b_shape)
                 gain = None if gains is None else gains[:, None, place.gain]
                 self.views[path] = _View(place.group, a, place.columns, b, gain)
 
@@ -157,7 +160,7 @@ class Plans:
         """
         with self._lock:
             first = next(iter(self.linears.values()))
-            if (compute_dtype(first), module_device(first)) != (self._layout.dtype, self._layout.device):
+            if (compute_dtype(first), module_device(first)) != (self._layout.computes_in, self._layout.device):
                 self._start(Layout(self.linears, self._layout.places, self._layout.rank))
             if plan := self._plans.get(stacks):
                 self._plans.move_to_end(stacks)
@@ -217,22 +220,30 @@ class RowsCall:
         view = self.plan.views.get(path)
         if view is None:
             return None
-        n = self.plan.n
-        if n > 1 and len(x) != n:
-            raise ValueError(f"The batch has {len(x)} rows, but rows() was told of {n}.")
-        shared = self._shared
-        if shared is not None and shared[0] == view.group and shared[1] is x:
-            hidden = shared[2]
-        else:
-            hidden = torch.bmm(x.reshape(n, -1, x.shape[-1]), view.a)
-            self._shared = (view.group, x, hidden)
-        out = y.reshape(n, -1, y.shape[-1])
-        if view.gain is not None:
-            out = torch.addcmul(out, out if module.bias is None else out - module.bias, view.gain)
-        hidden = hidden[..., view.columns]
+        if self.plan.n > 1 and len(x) != self.plan.rows:
+            raise ValueError(f"The batch has {len(x)} rows, but rows() was told of {self.plan.rows}.")
         if torch.is_grad_enabled():
-            return torch.baddbmm(out, hidden, view.b).view(y.shape)
-        return out.baddbmm_(hidden, view.b).view(y.shape)  # y was made for this call: no copy is needed
+            y = y.clone()  # what follows is in place: y was made for this call, but here the graph may need it
+        active = self.plan.active
+        part = y if active is None else y.index_select(0, active)
+        out = part.reshape(self.plan.n, -1, y.shape[-1])
+        if view.gain is not None:
+            out.addcmul_(out if module.bias is None else out - module.bias, view.gain)
+        hidden = self._hidden(view, x)[..., view.columns]
+        if out.dtype == hidden.dtype:
+            out.baddbmm_(hidden, view.b)
+        else:
+            out.add_(torch.bmm(hidden, view.b))
+        out = out.view(part.shape)
+        return out if active is None else y.index_copy_(0, active, out)
+
+    def _hidden(self, view: _View, x: Tensor) -> Tensor:
+        """x A (n, ..., k R) for the view's group, computed once for layers that are given the very same x."""
+        if self._shared is None or self._shared[0] != view.group or self._shared[1] is not x:
+            part = x if self.plan.active is None else x.index_select(0, self.plan.active)
+            part = part.reshape(self.plan.n, -1, x.shape[-1]).to(view.a.dtype)
+            self._shared = (view.group, x, torch.bmm(part, view.a))
+        return self._shared[2]
 
 
 def _stack(vectors: Sequence[Tensor]) -> Tensor:
