@@ -6,7 +6,7 @@ import math
 
 from nanohydra.lab.checks import percent
 from nanohydra.lab.compare import Analysis, Comparison
-from nanohydra.lab.statistics import spread_uncertainty
+from nanohydra.lab.statistics import least_p, spread_uncertainty
 
 FEW = 5
 """Below this many seeds the report says how little they can show."""
@@ -69,6 +69,13 @@ def power_sentence(c: Comparison, unit: str = "seed") -> str:
         return (
             f"All {n} {unit}s differ by the same amount, so their spread is unknown; an exact sign-flip test decides, "
             f"which needs at least 6 {unit}s to speak at all."
+        )
+    if math.isinf(c.detectable):
+        enough = next(m for m in range(n, 100) if least_p(m) * c.family <= 0.05)
+        text = f"With {n} {unit}s no difference, however large, can pass "
+        text += f"the correction over {c.family} comparisons" if c.family > 1 else "the test"
+        return (
+            f"{text}: runs that learn a thing or fail to could fall so by chance. At least {enough} {unit}s are needed."
         )
     text = f"With {n} {unit}s only a difference above {number(c.detectable)} would be seen 8 times in 10"
     text += f" (at the strictest step of the correction over {c.family})." if c.family > 1 else "."
