@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from nanohydra.errors import UserError, did_you_mean
@@ -19,6 +20,15 @@ PERSON_ATTRIBUTES = (
     "instrument",
 )
 """All that a person can have; a world uses a choice of them."""
+
+
+def check_attributes(attributes: Sequence[str]) -> None:
+    """Raises UserError unless the attributes are some of PERSON_ATTRIBUTES."""
+    if not attributes:
+        raise UserError(f"People need at least one attribute, such as {PERSON_ATTRIBUTES[0]}.")
+    for attribute in attributes:
+        if attribute not in PERSON_ATTRIBUTES:
+            raise UserError(f'People have no attribute "{attribute}".{did_you_mean(attribute, PERSON_ATTRIBUTES)}')
 
 
 @dataclass(frozen=True)
@@ -83,10 +93,7 @@ class TinyworldConfig:
     """Share of the (person, attribute of the friend) pairs that are never asked in training, so that the exam can."""
 
     def __post_init__(self) -> None:
-        for attribute in self.attributes:
-            if attribute not in PERSON_ATTRIBUTES:
-                near = did_you_mean(attribute, PERSON_ATTRIBUTES)
-                raise UserError(f'People have no attribute "{attribute}".{near}')
+        check_attributes(self.attributes)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not 0 <= value <= 1:

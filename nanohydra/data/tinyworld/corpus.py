@@ -1,6 +1,7 @@
 """The training text: all registers in one stream, mixed so that each has its share of the tokens at any point.
 
-for document in documents(World(0), TinyworldConfig(), seed=0, tokens=2_000_000): ...
+Use:
+    for document in documents(World(0), TinyworldConfig(), seed=0, tokens=2_000_000): ...
 """
 
 from __future__ import annotations

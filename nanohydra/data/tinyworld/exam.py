@@ -1,7 +1,8 @@
 """The exam: questions in wordings and with draws that training never has, and a strict score for each answer.
 
-for item in exam(World(0), seed=1):
-    ok = score(item, answer_text, used_calculator)
+Use:
+    for item in exam(World(0), seed=1):
+        ok = score(item, answer_text, used_calculator)
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Prose:
         return self._card(person) if self._rng.random() < 0.12 else self._life(person)
 
     def story(self) -> str:
-        """A short story about the next person of the round."""
+        """A short story about the next person of the round for whom there is one."""
         return " ".join(self._script("stories"))
 
     def dialogue(self) -> str:
@@ -131,9 +131,9 @@ class Prose:
         return " ".join(sentences)
 
     def _script(self, kind: str) -> list[str]:
-        """The beats of a script that fits the next person of the round, filled in."""
+        """The beats of a script that fits the next person of the round, filled in; of a life where none fits."""
         rng, people = self._rng, self._people
-        while True:
+        for _ in range(100):
             person = people[next(self._person_deck)]
             friend = people.friend(person)
             strangers = (people[int(rng.random() * len(people))] for _ in range(8))
@@ -146,6 +146,8 @@ class Prose:
             scripts = [script for script in self._scripts[kind] if not script.needs & lacking]
             if scripts:
                 break
+        else:
+            return [f"About {person.name}:", self._life(person), "The end."]
         slots: dict[str, object] = {"A": _Role(person), "B": _Role(friend), "C": stranger and _Role(stranger)}
         # Nobody is a stranger in the town of their birth.
         native = {p.birthplace for p in (person, friend, stranger) if p}

@@ -1,9 +1,10 @@
 """The world itself: people, towns and events, each fact of them fixed by the seed, made when asked for.
 
-world = World(seed=0, people=100)
-world.people[3].birthplace
-for fact in world.facts(): ...           # (subject, attribute, value)
-world.session(0, people=20)              # later, new people, with friends among themselves
+Use:
+    world = World(seed=0, people=100)
+    world.people[3].birthplace
+    for fact in world.facts(): ...           # (subject, attribute, value)
+    world.session(0, people=20)              # later, new people, with friends among themselves
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 
-from nanohydra.data.tinyworld.config import PERSON_ATTRIBUTES
+from nanohydra.data.tinyworld.config import PERSON_ATTRIBUTES, check_attributes
 from nanohydra.data.tinyworld.names import Name, Names
 from nanohydra.data.tinyworld.text import load
-from nanohydra.errors import UserError, did_you_mean
 
 NO_PET = "none"
 YEARS = range(1930, 1990)
@@ -172,9 +172,7 @@ class World:
         self, seed: int, people: int = 100, attributes: Sequence[str] = PERSON_ATTRIBUTES[:7], pets: float = 0.8
     ) -> None:
         """Args: attributes: what facts() tells of people; pets: share of people who have a pet."""
-        for attribute in attributes:
-            if attribute not in PERSON_ATTRIBUTES:
-                raise UserError(f'People have no attribute "{attribute}".{did_you_mean(attribute, PERSON_ATTRIBUTES)}')
+        check_attributes(attributes)
         self.seed, self.attributes, self.pets = seed, tuple(attributes), pets
         self.names = Names(seed, people)
         rng = random.Random(f"tinyworld/{seed}/world")
