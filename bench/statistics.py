@@ -102,7 +102,7 @@ def family_false_alarms(draw: Draw, n: int, worlds: int, variants: int = 4) -> d
         scores = draw(rng, (variants, n))
         differences = scores[1:] - scores[0]
         tests = [lab.paired_test(d) for d in differences]
-        unbound = [2 * stats.t.sf(abs(t.difference.value) / t.standard_error(), n - 1) for t in tests]
+        unbound = [2 * stats.t.sf(abs(t.difference.value) / max(t.standard_error(), 1e-12), n - 1) for t in tests]
         alarms["ours"] += min(lab.holm([t.p for t in tests])) <= 0.05
         alarms["t alone"] += min(lab.holm(unbound)) <= 0.05
         alarms["sign flips"] += min(lab.holm([lab.sign_flip_p(d) for d in differences])) <= 0.05

@@ -74,8 +74,6 @@ class Comparison:
     """Seeds that would show a true difference as large as the one observed; None if seeds alone cannot."""
     seeds_for_effect: int | None
     """Seeds that would show the smallest difference that matters (`metric.effect`)."""
-    missing: Mapping[str, tuple[str, ...]]
-    """For either variant the seeds that it lacks and the other one has."""
     lost: Mapping[str, Mapping[str, str]]
     """For either variant the seeds that ran without giving a score, and why."""
 
@@ -217,10 +215,6 @@ def _compare(
         detectable=math.nan,
         seeds_for_observed=None,
         seeds_for_effect=None,
-        missing={
-            a: tuple(u for u in scores.units if u in scores.values[metric.name][b] and u not in _ran(scores, metric, a))
-            for a, b in ((baseline, variant), (variant, baseline))
-        },
         lost={v: dict(scores.lost[metric.name][v]) for v in (baseline, variant)},
     ), test
 
@@ -289,11 +283,6 @@ def _histogram(means: Array, bins: int = 40) -> Histogram:
 
 def _mean(run: Mapping[str, float]) -> float:
     return math.fsum(run.values()) / len(run)
-
-
-def _ran(scores: Scores, metric: Metric, variant: str) -> set[str]:
-    """Units that gave a score or lost it."""
-    return {*scores.values[metric.name][variant], *scores.lost[metric.name][variant]}
 
 
 def _item_notes(comparisons: Iterable[Comparison]) -> list[str]:

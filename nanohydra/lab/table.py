@@ -244,11 +244,12 @@ def _clean(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    """The value as a number; NaN for text that is none."""
+    """The value as a number; NaN for text that is none, and for sizes that only a broken run has."""
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return math.nan
+    return number if abs(number) < 1e100 else math.nan
 
 
 def _require(known: Collection[str], name: str, columns: Collection[str]) -> None:

@@ -45,6 +45,11 @@ def sentence(c: Comparison, unit: str = "seed") -> str:
         if math.isfinite(c.difference.low):
             text += f"{interval(c)} over its items, for this one pair of runs; "
         return text + "one run of each cannot tell a difference from luck."
+    if not any(c.by_unit):
+        return (
+            f"No difference at all: {c.variant} and {c.baseline} have the very same {name} in all {len(c.units)} "
+            f"{unit}s. Does the change take effect?"
+        )
     evidence = f"{interval(c)}, {p_value(c.p_family)}{_family(c)}"
     if c.finding == "none":
         text = f"No evidence of a difference in {name} between {c.variant} and {c.baseline}: {c.variant} is {amount} "
@@ -63,7 +68,7 @@ def sentence(c: Comparison, unit: str = "seed") -> str:
 def power_sentence(c: Comparison, unit: str = "seed") -> str:
     """What these seeds could have shown, and what it would take to show more; "" where no test was made."""
     n = len(c.units)
-    if n < 2:
+    if n < 2 or not any(c.by_unit):
         return ""
     if math.isnan(c.detectable):
         return (
