@@ -156,6 +156,11 @@ def make_model(recipe: Recipe, prepared: Prepared) -> Transformer:
 
 def validation_batches(prepared: Prepared, recipe: Recipe) -> list[Batch]:
     """All whole windows of the validation text in their order (the first `validation_rows` where that is set)."""
+    if len(prepared.validation) <= recipe.data.seq_len:
+        raise UserError(
+            f"The text held out to validate has {len(prepared.validation)} tokens, one row needs {recipe.data.seq_len + 1}. "
+            "Use more text or a larger data.validation_share."
+        )
     size = recipe.train.micro_batch_size or recipe.train.batch_size
     stream = TokenStream(
         prepared.validation,
