@@ -13,6 +13,7 @@ from nanohydra.files import disk_errors
 from nanohydra.lab.config import LabSpec
 from nanohydra.lab.pool import cores, run_local, run_ray, visible_gpus
 from nanohydra.lab.runs import Job, LabFolder
+from nanohydra.lab.statistics import fewest_seeds
 
 Say = Callable[[str], None]
 
@@ -36,9 +37,21 @@ def run_lab(
     folder = LabFolder(out, spec)
     with _only_one(folder.path):
         folder.write_spec()
+        _tell_if_too_few(spec, say)
         _run_all(folder.tuning_jobs(), "tuning runs", spec, jobs, ray, say)
         _run_all(folder.jobs(), "runs", spec, jobs, ray, say)
     return folder
+
+
+def _tell_if_too_few(spec: LabSpec, say: Say) -> None:
+    variants = len(spec.variants)
+    family = len(spec.metrics) * (variants - 1 if spec.pairs == "baseline" else variants * (variants - 1) // 2)
+    needed = fewest_seeds(family)
+    if len(spec.seeds) < needed:
+        say(
+            f"{spec.name}: {len(spec.seeds)} seeds cannot show any difference over {family} comparisons: "
+            f"use at least {needed}."
+        )
 
 
 def _run_all(planned: Sequence[Job], what: str, spec: LabSpec, jobs: int | None, ray: str | None, say: Say) -> None:
@@ -58,7 +71,7 @@ def _run_all(planned: Sequence[Job], what: str, spec: LabSpec, jobs: int | None,
         left = (time.monotonic() - start) / done * (len(open_jobs) - done)
         name = f"{folder.parent.name} seed {job.seed}"
         if error:
-            failed.append(f"{name}: {error}")
+            failed.append(f"{job.variant} seed {job.seed}: {error}")
         status = "FAILED" if error else (job.result or {}).get("status", "finished")
         say(f"  {done}/{len(open_jobs)}  {name}: {status}{f': {error}' if error else ''}  (about {_clock(left)} left)")
     if failed:

@@ -17,6 +17,7 @@ What t cannot see, runs that either learn a thing or do not, is kept in check by
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +123,11 @@ def least_p(seeds: int) -> float:
     comparison at the 0.05 level, 4 seeds a family of 6, 5 seeds one of 25.
     """
     return 2 * 0.25**seeds
+
+
+def fewest_seeds(family: int, alpha: float = 0.05) -> int:
+    """The fewest seeds with which any of `family` comparisons can pass Holm's correction."""
+    return next(n for n in itertools.count(2) if least_p(n) * family <= alpha)
 
 
 def sign_flip_p(differences: ArrayLike, *, draws: int = 20_000, seed: int = 0) -> float:

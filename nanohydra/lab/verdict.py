@@ -6,7 +6,7 @@ import math
 
 from nanohydra.lab.checks import percent
 from nanohydra.lab.compare import Analysis, Comparison
-from nanohydra.lab.statistics import least_p, spread_uncertainty
+from nanohydra.lab.statistics import fewest_seeds, spread_uncertainty
 
 FEW = 5
 """Below this many seeds the report says how little they can show."""
@@ -76,11 +76,11 @@ def power_sentence(c: Comparison, unit: str = "seed") -> str:
             f"which needs at least 6 {unit}s to speak at all."
         )
     if math.isinf(c.detectable):
-        enough = next(m for m in range(n, 100) if least_p(m) * c.family <= 0.05)
         text = f"With {n} {unit}s no difference, however large, can pass "
         text += f"the correction over {c.family} comparisons" if c.family > 1 else "the test"
         return (
-            f"{text}: runs that learn a thing or fail to could fall so by chance. At least {enough} {unit}s are needed."
+            f"{text}: runs that learn a thing or fail to could fall so by chance. At least "
+            f"{fewest_seeds(c.family)} {unit}s are needed."
         )
     text = f"With {n} {unit}s only a difference above {number(c.detectable)} would be seen 8 times in 10"
     text += f" (at the strictest step of the correction over {c.family})." if c.family > 1 else "."
