@@ -29,6 +29,8 @@ class Estimate:
         return {"value": value, "n": self.n, "low": low, "high": high}
 
     def __str__(self) -> str:
+        if not math.isfinite(self.low):
+            return f"{self.value:,.4g}" if abs(self.value) < 1000 else f"{self.value:,.0f}"
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
 
 
