@@ -77,7 +77,7 @@ def logits(adapters: Adapters, model: Transformer, row: Row, ids: torch.Tensor) 
 # --- rows of one batch -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(STACKS), min_size=1, max_size=6))
 def test_mixed_batch_equals_one_by_one(hydra: tuple[Transformer, Adapters], rows: Sequence[Row]) -> None:
     model, adapters = hydra
@@ -302,10 +302,10 @@ def test_training_changes_adapters_only(fresh: tuple[Transformer, Adapters], nam
     adapters.select(name)
     config = TrainConfig(steps=8, batch_size=4, lr=1e-2, weight_decay=0.0, dtype=dtype, warmup=0.0)  # type: ignore[arg-type]
     trainer = Trainer(model, next_token, Rows(), config, quiet=True)
-    first = float(next_token(model, Rows().batch(0))[0])
+    first = next_token(model, Rows().batch(0))[0].item()
     trainer.fit()
     assert set(trainer.parameters) == {f"adapters.{name}.{k}" for k in start}
-    assert float(next_token(model, Rows().batch(0))[0]) < first - 1
+    assert next_token(model, Rows().batch(0))[0].item() < first - 1
     moved = [k for k, v in adapter.state_dict().items() if not torch.equal(v, start[k])]
     assert len(moved) == len(start)
     assert weights_hash(model) == before

@@ -129,7 +129,7 @@ def test_dropout_only_in_training() -> None:
     torch.manual_seed(0)
     noisy = delta()
     assert not torch.allclose(noisy[0], clean[0])
-    assert torch.allclose(noisy.mean(0), clean.mean(0), atol=4 * float(noisy.std(0).max()) / math.sqrt(len(x)))
+    assert torch.allclose(noisy.mean(0), clean.mean(0), atol=4 * noisy.std(0).max().item() / math.sqrt(len(x)))
 
 
 def test_half_precision_base_keeps_its_type() -> None:

@@ -63,7 +63,8 @@ BASE = BaseCall()
 
 
 class Adapters(nn.Module):
-    """Attaches to a model as its submodule `adapters`, freezing the base's weights until `close`.
+    """Attaches to a model as its submodule `adapters`, freezing the base's weights until `close` (or the end of a
+    `with` block).
 
     Being a submodule, trainable adapters are seen by an optimizer over `model.parameters()` and saved with the model's
     state; every name outside `adapters.` stays what it was.
@@ -92,6 +93,12 @@ class Adapters(nn.Module):
             return (self._selected.get() or self._default).apply(path, module, args[0], y)
 
         return hook
+
+    def __enter__(self) -> Adapters:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     # ---- which adapters there are
 
@@ -125,7 +132,7 @@ class Adapters(nn.Module):
         if made_for and self.base and made_for != self.base:
             raise UserError(f"The adapter is for another base: made for {made_for[:12]}, this is {self.base[:12]}.")
         adapter.check_fits(self._linears)
-        adapter.to(module_device(next(iter(self._linears.values()))))
+        adapter.to(module_device(next(iter(self._linears.values())))).train(self._model[0].training)
         self.add_module(name, adapter)
         return adapter
 

@@ -142,7 +142,6 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
 
 def _peft_config(adapter: Adapter) -> dict[str, Any]:
     config = adapter.config
-    targets: str | list[str]
     layers: list[int] | None = None
     if config.layers is not None or config.top_layers is not None:
         layers = sorted({layer for path in adapter.paths if (layer := layer_of(path)) is not None})
@@ -150,9 +149,7 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
         targets = sorted(config.target_modules)
     elif config.target_modules == ALL_LINEAR:
         targets = sorted({path.rsplit(".", 1)[-1] for path in adapter.paths})
-    elif layers is None and not config.exclude_modules:
-        targets = config.target_modules
-    else:  # PEFT knows no limits beside a regular expression: name every path
+    else:  # PEFT would match a regular expression against all modules and no limit beside it: name every path
         targets, layers = sorted(adapter.paths), None
     common = {
         "base_model_name_or_path": adapter.metadata.base,

@@ -55,8 +55,8 @@ class AdapterLayer(nn.Module):
         a, b = self.factors()
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(a.dtype)
-        if self.dropout:
-            x = F.dropout(x, self.dropout, self.training)
+        if self.dropout and self.training and a.requires_grad:  # a frozen adapter is part of the base: it never drops
+            x = F.dropout(x, self.dropout)
         hidden = F.linear(x, a)
         gain = self.gain(weight)
         if gain is None:

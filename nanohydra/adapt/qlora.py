@@ -33,7 +33,11 @@ def quantize_base(
             continue
         linear.requires_grad_(False)
         on_gpu = linear.weight.device.type == "cuda"
-        use_kernels = backend == "bitsandbytes" or (backend == "auto" and on_gpu)
+        if backend == "bitsandbytes" and not on_gpu:
+            raise UserError(
+                "bitsandbytes is used on a GPU only: choose the backend reference, or move the model there."
+            )
+        use_kernels = on_gpu and backend != "reference"
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, _bitsandbytes(linear) if use_kernels else NF4Linear(linear))
 
@@ -57,4 +61,4 @@ def _bitsandbytes(linear: nn.Linear) -> nn.Module:
         linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, blocksize=64
     )
     layer.bias = linear.bias
-    return layer.to(linear.weight.device)
+    return layer.to(linear.weight.device).requires_grad_(False)
