@@ -253,8 +253,8 @@ def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_ray_runs_the_same_lab() -> None:
     pytest.importorskip("ray")
-    here, _ = run("here")
-    lab.run(write(), Path("there"), ray="local", say=lambda _: None)
-    assert Path("there/report.md").read_text() == here.replace("here", "there")
+    local, _ = run("by-processes")
+    lab.run(write(), Path("by-ray"), ray="local", say=lambda _: None)
+    assert Path("by-ray/report.md").read_text() == local.replace("by-processes", "by-ray")
     with pytest.raises(UserError, match="No Ray cluster answers"):
-        lab.run(write(seeds=4), Path("there"), ray="127.0.0.1:1", say=lambda _: None)
+        lab.run(write(seeds=4), Path("by-ray"), ray="127.0.0.1:1", say=lambda _: None)

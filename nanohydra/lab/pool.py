@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -59,8 +60,9 @@ def run_ray(folders: Sequence[Path], address: str) -> Iterator[Outcome]:
     except ImportError as e:
         raise UserError("Ray is not installed. Run: pip install 'nanohydra[ray]', or leave --ray out.") from e
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
-    except (ConnectionError, ValueError, RuntimeError) as e:
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (OSError, ValueError, RuntimeError) as e:
         raise UserError(f"No Ray cluster answers at {address} ({' '.join(str(e).split())[:200]}).") from e
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
@@ -75,6 +77,13 @@ def run_ray(folders: Sequence[Path], address: str) -> Iterator[Outcome]:
                 yield folder, " ".join(str(e).split())[-300:]
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _ray_task(folder: str) -> str | None:
