@@ -55,12 +55,12 @@ def tiny(**options: Any) -> Transformer:
     shape = {"vocab_size": 31, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
     config = ModelConfig.from_dict(
-        {**shape, "intermediate_size": 32, "max_position_embeddings": CONTEXT, "initializer_range": 0.3, **options}
+        {**shape, "intermediate_size": 32, "max_position_embeddings": CONTEXT, "initializer_range": 0.15, **options}
     )
     model = Transformer(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():  # norm scales and biases too must count
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
 

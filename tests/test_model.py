@@ -16,6 +16,8 @@ from nanohydra.errors import UserError
 from nanohydra.model import attention_cpu
 from nanohydra.model.attention import visibility
 from nanohydra.model.config import CHOICES, Init, ModelConfig, RopeScaling
+from nanohydra.model.dropout import Dropout
+from nanohydra.model.norms import RMSNorm
 from nanohydra.model.positions import alibi_slopes, rope_frequencies
 from nanohydra.model.presets import PRESETS, from_depth, preset
 from nanohydra.model.transformer import Transformer
@@ -34,7 +36,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     values["sliding_window"] = draw(st.sampled_from([None, 3]))
     if values["sliding_window"]:
         values["layer_types"] = draw(st.sampled_from([(), ("sliding_attention", "full_attention")]))
-    return ModelConfig(**SHAPE, max_position_embeddings=32, initializer_range=0.3, **values)
+    return ModelConfig(**SHAPE, max_position_embeddings=32, initializer_range=0.15, **values)
 
 
 def make(config: ModelConfig) -> Transformer:
@@ -321,3 +323,53 @@ def test_sequences_beyond_the_context_are_refused() -> None:
         model(torch.zeros(1, 9, dtype=torch.int64))
     alibi = make(ModelConfig(**SHAPE, max_position_embeddings=8, positions="alibi"))
     assert alibi(torch.zeros(1, 9, dtype=torch.int64)).shape == (1, 9, 29)  # has no table to run out of
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_gradients_equal_autograd(dtype: torch.dtype) -> None:
+    norm = RMSNorm(48, 1e-3)
+    with torch.no_grad():
+        norm.weight.add_(torch.randn(48))
+    norm.to(dtype)
+    x, grad = torch.randn(2, 3, 5, 48).to(dtype), torch.randn(2, 3, 5, 48).to(dtype)
+    inputs = [x.clone().requires_grad_(), norm.weight]
+    ours = torch.autograd.grad(norm(inputs[0]), inputs, grad)
+    plain = [x.double().requires_grad_(), norm.weight.detach().double().requires_grad_()]
+    scale = torch.rsqrt(plain[0].square().mean(-1, keepdim=True) + 1e-3)
+    want = torch.autograd.grad(plain[0] * scale * plain[1], plain, grad.double())
+    for a, b in zip(ours, want, strict=True):
+        assert (a.double() - b).norm() < (1e-5 if dtype == torch.float32 else 0.01) * b.norm()
+
+
+def test_gradients_of_each_example() -> None:
+    """Functional transforms (a gradient for each row, as Fisher information needs) go through the model."""
+    model = make(ModelConfig(**SHAPE))
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    ids = torch.randint(0, 29, (3, 6))
+
+    def loss(parameters: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+        logits = torch.func.functional_call(model, parameters, (row[None],))[0]
+        return F.cross_entropy(logits, row)
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, ids)
+    for i, row in enumerate(ids):
+        model.zero_grad()
+        F.cross_entropy(model(row[None])[0], row).backward()
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(each[name][i], p.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(300, 1001, dtype=dtype, requires_grad=True)
+    y = Dropout(p)(x)
+    y.sum().backward()
+    share = (y == 0).float().mean().item()
+    assert share == pytest.approx(p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5 + 2**-14)
+    assert set(y.detach().float().unique().tolist()) == {0.0, torch.tensor(1 / (1 - p), dtype=dtype).item()}
+    assert torch.equal(x.grad, y.detach())
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(p)(x), y)
+    assert Dropout(p).eval()(x) is x

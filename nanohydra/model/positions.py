@@ -70,7 +70,7 @@ def _llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates heads x (B, T, H, head_dim) by the angles of their positions; sin's first half comes negated."""
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Sinusoidal(FixedTable):

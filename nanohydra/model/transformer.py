@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from nanohydra.errors import UserError
 from nanohydra.model.attention import Attention, CachePlan, Context, Visible, visibility
 from nanohydra.model.config import ModelConfig
+from nanohydra.model.dropout import Dropout
 from nanohydra.model.init import initialise
 from nanohydra.model.mlp import make_mlp
 from nanohydra.model.norms import make_norm
@@ -33,7 +34,7 @@ class Block(nn.Module):
         )  # before the MLP (pre) or after attention (post): Llama's name
         if not self.pre:
             self.post_feedforward_layernorm = make_norm(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if self.pre:
@@ -55,7 +56,7 @@ class Decoder(nn.Module):
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.sinusoidal = Sinusoidal(config) if config.positions == "sinusoidal" else None
         self.rotary_emb = Rotary(config) if config.positions == "rope" else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = make_norm(config) if config.norm_position == "pre" else nn.Identity()
 
