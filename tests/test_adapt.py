@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanohydra.adapt.adapter import linear_layers
 from nanohydra.adapt.attach import Adapters, Row, weights_hash
 from nanohydra.adapt.config import AdapterConfig
+from nanohydra.adapt.linear import linear_layers
 from nanohydra.adapt.nf4 import NF4Linear
 from nanohydra.adapt.qlora import quantize_base
 from nanohydra.data.batch import Batch

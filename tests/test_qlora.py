@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanohydra.adapt.adapter import linear_layers
 from nanohydra.adapt.attach import Adapters
 from nanohydra.adapt.config import AdapterConfig
-from nanohydra.adapt.nf4 import NF4, NF4_LEVELS, NF4Linear, dense_weight, dequantize, dynamic_levels, quantize
+from nanohydra.adapt.linear import dense_weight, linear_layers
+from nanohydra.adapt.nf4 import NF4, NF4_LEVELS, NF4Linear, dequantize, dynamic_levels, quantize
 from nanohydra.adapt.qlora import _bitsandbytes, quantize_base
 from nanohydra.data.batch import Batch
 from nanohydra.errors import UserError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nanohydra.adapt.config import AdapterConfig
+from nanohydra.adapt.linear import Linear, dense_weight
 from nanohydra.adapt.methods import AdapterLayer, DoRA, make_layer
-from nanohydra.adapt.nf4 import Linear, NF4Linear, dense_weight
 from nanohydra.errors import UserError
 
 
@@ -73,8 +73,8 @@ def new_adapter(
     metadata: Metadata | None = None,
     below: Iterable[Adapter] = (),
 ) -> Adapter:
-    """An untrained adapter for these linear layers (see `linear_layers`), over the adapters `below`; it changes nothing
-    until it is trained. The same seed gives the same values on every device."""
+    """An untrained adapter (on the CPU) for these linear layers, over the adapters `below`; it changes nothing until it is
+    trained. The same seed gives the same values on every device."""
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for path in config.select(linears):
@@ -83,13 +83,8 @@ def new_adapter(
         layer.reset(generator)
         if isinstance(layer, DoRA):
             layer.start_from(stacked_weight(module, [a.layers[path] for a in below if path in a.paths]).cpu())
-        layers[path] = layer.to(module_device(module))
+        layers[path] = layer
     return Adapter(config, layers, metadata)
-
-
-def linear_layers(model: nn.Module) -> dict[str, Linear]:
-    """Every linear layer by its path, 4-bit ones included; adapters' own parts are none."""
-    return {path: m for path, m in model.named_modules() if isinstance(m, Linear)}
 
 
 def stacked_weight(module: Linear, layers: Iterable[AdapterLayer]) -> Tensor:
@@ -98,8 +93,3 @@ def stacked_weight(module: Linear, layers: Iterable[AdapterLayer]) -> Tensor:
     for layer in layers:
         weight = layer.merged(weight)
     return weight
-
-
-def module_device(module: Linear) -> torch.device:
-    """Where a linear layer lives."""
-    return module.quantized.codes.device if isinstance(module, NF4Linear) else module.weight.device

@@ -18,11 +18,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from nanohydra.adapt.adapter import Adapter, Metadata, linear_layers, module_device, new_adapter, stacked_weight
+from nanohydra.adapt.adapter import Adapter, Metadata, new_adapter, stacked_weight
 from nanohydra.adapt.config import AdapterConfig
 from nanohydra.adapt.folder import load_adapter, save_adapter
+from nanohydra.adapt.linear import Linear, linear_layers
 from nanohydra.adapt.methods import AdapterLayer
-from nanohydra.adapt.nf4 import Linear
 from nanohydra.adapt.rows import Plans, RowsCall
 from nanohydra.errors import UserError, did_you_mean
 
@@ -85,8 +85,8 @@ class Adapters(nn.Module):
         self._selected: ContextVar[Call | None] = ContextVar("selected", default=None)
         self._default: Call = BASE
         self._default_row: Row = None
-        self._originals: dict[str, Tensor] = {}
-        self._plans = Plans(self._linears)
+        self._originals: dict[str, tuple[Tensor, Tensor]] = {}
+        self._plans = Plans(self._linears, self._where)
 
     def _hook(self, path: str) -> Callable[[Linear, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(module: Linear, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
@@ -132,7 +132,7 @@ class Adapters(nn.Module):
         if made_for and self.base and made_for != self.base:
             raise UserError(f"The adapter is for another base: made for {made_for[:12]}, this is {self.base[:12]}.")
         adapter.check_fits(self._linears)
-        adapter.to(module_device(next(iter(self._linears.values())))).train(self._model[0].training)
+        adapter.to(next(self._model[0].parameters()).device).train(self._model[0].training)
         self.add_module(name, adapter)
         return adapter
 
@@ -245,25 +245,32 @@ class Adapters(nn.Module):
         there. Meanwhile no other adapter can be used."""
         self._refuse_while_merged()
         layers = self._layers(self.resolve(row))
-        shared = {id(self._linears[path].weight) for path in layers}
-        if any(type(self._linears[path]) is not nn.Linear for path in layers):
-            raise UserError("Nothing can be merged into 4-bit weights: load the base unquantised and merge there.")
+        targets = {path: m for path in layers if type(m := self._linears[path]) is nn.Linear}
+        if len(targets) < len(layers):
+            raise UserError(
+                "Nothing can be merged into 4-bit, int8 or packed weights: merge into the base as it was loaded."
+            )
+        shared = {id(linear.weight) for linear in targets.values()}
         for path, other in self._model[0].named_modules():
             if path not in layers and id(getattr(other, "weight", None)) in shared:
                 raise UserError(f"A weight to merge into is shared with {path}: adapt only weights that are not tied.")
-        for path, stack in layers.items():
-            linear = self._linears[path]
-            self._originals[path] = linear.weight.data
-            linear.weight.data = stacked_weight(linear, stack).to(linear.weight.dtype)
+        for path, linear in targets.items():
+            self._originals[path] = (linear.weight, linear.weight.data)
+            linear.weight.data = stacked_weight(self._linears[path], layers[path]).to(linear.weight.dtype)
         self._default = BASE
 
     def unmerge(self) -> None:
         """Puts the base's own weights back."""
-        for path, original in self._originals.items():
-            self._linears[path].weight.data = original
+        for weight, original in self._originals.values():
+            weight.data = original
         if self._originals:
             self._originals = {}
             self.select(self._default_row)
+
+    def _where(self) -> tuple[torch.dtype, torch.device]:
+        """What the base computes in, and where: the trainer lends it weights of another type, and it may be moved."""
+        first = next(self._model[0].parameters())
+        return first.dtype, first.device
 
     def _refuse_while_merged(self) -> None:
         if self._originals:

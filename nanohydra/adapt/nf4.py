@@ -7,7 +7,6 @@ magnitudes are themselves stored in 8 bits, less their mean, in blocks of 256: 4
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,23 +150,3 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad @ dequantize(ctx.layer.quantized, grad.dtype), None
-
-
-Linear = nn.Linear | NF4Linear
-"""A linear layer that can be adapted. The 4-bit layers of bitsandbytes are nn.Linear too."""
-
-
-def compute_dtype(module: Linear) -> torch.dtype:
-    """The type in which a linear layer multiplies."""
-    dtype = getattr(module, "compute_dtype", None) or getattr(module, "dtype", None) or module.weight.dtype
-    assert isinstance(dtype, torch.dtype)
-    return dtype
-
-
-def dense_weight(module: Linear) -> Tensor:
-    """A linear layer's weight (out, in) as a dense tensor, whether it is stored in 4 bits or not."""
-    weight: Any = module.weight
-    if hasattr(weight, "quant_state"):  # a bitsandbytes layer
-        bitsandbytes: Any = importlib.import_module("bitsandbytes")
-        weight = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-    return weight.detach()  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nanohydra.adapt.adapter import linear_layers
+from nanohydra.adapt.linear import linear_layers
 from nanohydra.adapt.nf4 import NF4Linear
 from nanohydra.errors import UserError
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nanohydra.adapt.adapter import module_device, stacked_weight
+from nanohydra.adapt.adapter import stacked_weight
+from nanohydra.adapt.linear import Linear
 from nanohydra.adapt.methods import AdapterLayer
-from nanohydra.adapt.nf4 import Linear, compute_dtype
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent module that are given the same input. Should a model give them different ones after all, the
@@ -48,12 +48,14 @@ class Layout:
     """Where the factors of every adapted path are in a flat vector: a group's A (in, k R) for its k paths, then their
     B (R, out) one by one. (Stored transposed, as the products of single tokens read them fastest.)"""
 
-    def __init__(self, linears: Mapping[str, Linear], paths: Iterable[str], rank: int) -> None:
+    def __init__(
+        self, linears: Mapping[str, Linear], paths: Iterable[str], rank: int, where: tuple[torch.dtype, torch.device]
+    ) -> None:
         self.linears, self.rank = linears, rank
-        first = next(iter(linears.values()))
-        self.computes_in, self.device = compute_dtype(first), module_device(first)
+        self.where = where
+        self.device = where[1]
         # On a CPU fp32 is faster even for a bf16 base: oneDNN's bf16 products of single rows take twice its time.
-        self.dtype = torch.float32 if self.device.type == "cpu" else self.computes_in
+        self.dtype = torch.float32 if self.device.type == "cpu" else where[0]
         self.places: dict[str, _Place] = {}
         self.size = self.gains = 0
         groups: dict[tuple[str, str], list[str]] = {}
@@ -141,9 +143,9 @@ class Plan:
 class Plans:
     """Makes plans and keeps them: the flat vector of every stack, and the last plans."""
 
-    def __init__(self, linears: Mapping[str, Linear]) -> None:
-        self.linears = linears
-        self._layout = Layout(linears, (), 0)
+    def __init__(self, linears: Mapping[str, Linear], where: Callable[[], tuple[torch.dtype, torch.device]]) -> None:
+        self.linears, self.where = linears, where
+        self._layout = Layout(linears, (), 0, where())
         self._flats: dict[tuple[str, ...], Flat] = {}
         self._plans: OrderedDict[tuple[tuple[str, ...], ...], Plan] = OrderedDict()
         self._lock = threading.Lock()
@@ -159,9 +161,8 @@ class Plans:
         What is made of the adapters in `moving`, which are being trained, is not kept.
         """
         with self._lock:
-            first = next(iter(self.linears.values()))
-            if (compute_dtype(first), module_device(first)) != (self._layout.computes_in, self._layout.device):
-                self._start(Layout(self.linears, self._layout.places, self._layout.rank))
+            if self.where() != self._layout.where:
+                self._start(Layout(self.linears, self._layout.places, self._layout.rank, self.where()))
             if plan := self._plans.get(stacks):
                 self._plans.move_to_end(stacks)
                 return plan
@@ -199,7 +200,7 @@ class Plans:
             rank = max(rank, *(sum(len(layer.factors()[0]) for layer in layers) for layers in stack.values()))
         if rank == self._layout.rank and len(paths) == len(self._layout.places):
             return False
-        self._start(Layout(self.linears, [path for path in self.linears if path in paths], rank))
+        self._start(Layout(self.linears, [path for path in self.linears if path in paths], rank, self.where()))
         return True
 
     def _start(self, layout: Layout) -> None:
