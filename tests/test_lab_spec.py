@@ -56,6 +56,8 @@ def test_patches_by_dots_and_by_nesting_are_the_same(tmp_path: Path) -> None:
 def test_base_from_a_file_beside_the_lab(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(GOOD["base"]))
     assert load_spec(write(tmp_path, base="base.yaml")).base == GOOD["base"]
+    changed = load_spec(write(tmp_path, base="base.yaml", changes={"train.lr": 0.5, "model": {"norm": "none"}}))
+    assert changed.base == {"seed": 0, "model": {"norm": "none", "hidden_size": 8}, "train": {"lr": 0.5}}
 
 
 def test_tuning_grids(tmp_path: Path) -> None:

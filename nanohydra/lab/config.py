@@ -12,7 +12,7 @@ Budget = Literal["parameters", "flops", "tokens", "seconds"]
 BUDGETS: tuple[Budget, ...] = ("parameters", "flops", "tokens", "seconds")
 """What may be held equal between variants; runs report these beside their metrics."""
 
-EXECUTE = "nanohydra.train.job:execute"
+EXECUTE = "nanohydra.jobs.train:execute"
 """What trains one recipe unless a lab names another function (`module:function`)."""
 
 
@@ -54,7 +54,7 @@ class LabSpec:
     question: str
     """What the lab is to find out, in one sentence."""
     base: Mapping[str, Any]
-    """The recipe that all variants share."""
+    """The recipe that all variants share, with what `changes` in the YAML file sets in it."""
     variants: Mapping[str, Mapping[str, Any]]
     """For each variant what it changes in the base: `{"model.norm": "layernorm"}`."""
     seeds: tuple[int, ...]

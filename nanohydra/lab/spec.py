@@ -14,7 +14,7 @@ from typing import Any
 from nanohydra.errors import UserError, did_you_mean
 from nanohydra.lab.config import BUDGETS, EXECUTE, LabSpec, Metric, Tuning
 
-KEYS = frozenset(f.name for f in dataclasses.fields(LabSpec)) - {"source"}
+KEYS = frozenset(f.name for f in dataclasses.fields(LabSpec)) - {"source"} | {"changes"}
 
 
 def load_spec(path: Path) -> LabSpec:
@@ -28,6 +28,9 @@ def load_spec(path: Path) -> LabSpec:
     if not isinstance(variants, dict) or len(variants) < 2:
         raise UserError(f"{path}: variants must be at least two names, each with its changes ({{}} for none).")
     variants = {str(name): _mapping(patch or {}, f"{path}: variants.{name}") for name, patch in variants.items()}
+    base = _base(values.get("base"), path)
+    for key, value in _mapping(values.get("changes", {}), f"{path}: changes").items():
+        _set(base, str(key).split("."), value, f"{path}: changes: {key}")
     for name in variants:
         if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
             raise UserError(f'{path}: variant "{name}" names a folder: use letters, digits, -, _ and . only.')
@@ -36,7 +39,7 @@ def load_spec(path: Path) -> LabSpec:
     spec = LabSpec(
         name=str(values.get("name", Path(path).stem)),
         question=str(values.get("question", "")),
-        base=_base(values.get("base"), path),
+        base=base,
         variants=variants,
         seeds=seeds,
         metrics=metrics,
