@@ -398,3 +398,18 @@ def test_stories_introduce_a_person_before_a_pronoun_stands_for_them() -> None:
                     own = f"{{{slot[1]}.name}}" in line or f"{{{slot[1]}.first}}" in before
                     assert slot[1] in named or own, (title, line)
             named |= set.intersection(*(set(re.findall(r"{([ABC])\.(?:name|first)}", line)) for line in lines))
+
+
+def test_nobody_remembers_what_was_before_their_time() -> None:
+    world = World(6, 60)
+    by_name = {person.name: person for person in world.people}
+    found = 0
+    for document in documents(world, TinyworldConfig(stories=0.5, letters=0.3, dialogues=0.2), 0, tokens=200_000):
+        if document.register in ("stories", "letters", "dialogues"):
+            years = [int(e.date[-4:]) for e in world.events if e.name.lower() in document.text.lower()]
+            people = [
+                by_name[name] for name in re.findall(r"(?=\b([A-Z]\w+ [A-Z]\w+))", document.text) if name in by_name
+            ]
+            assert all(year >= int(person.birth_year) + 8 for year in years for person in people), document.text
+            found += bool(years)
+    assert found > 50

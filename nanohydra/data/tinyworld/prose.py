@@ -15,7 +15,10 @@ from nanohydra.data.tinyworld.world import NO_PET, Fact, People, Person, World, 
 
 @dataclass(frozen=True)
 class Script:
-    """A text in beats, each with alternatives. `needs`: "A", "B", "C" for people, "A.pet" where A must have a pet."""
+    """A text in beats, each with alternatives.
+
+    `needs`: "A", "B", "C" for people, "A.pet" where A must have a pet, "E" for an event.
+    """
 
     beats: tuple[tuple[str, ...], ...]
     needs: frozenset[str]
@@ -143,6 +146,11 @@ class Prose:
                 lacking.add("B")
             if stranger is None:
                 lacking.add("C")
+            # Nobody remembers what happened before they were eight.
+            grown = 8 + max(int(p.birth_year) for p in (person, friend, stranger) if p)
+            events = [event for event in self._world.events if int(event.date[-4:]) >= grown]
+            if not events:
+                lacking.add("E")
             scripts = [script for script in self._scripts[kind] if not script.needs & lacking]
             if scripts:
                 break
@@ -152,7 +160,7 @@ class Prose:
         # Nobody is a stranger in the town of their birth.
         native = {p.birthplace for p in (person, friend, stranger) if p}
         slots["T"] = rng.choice([town for town in self._world.towns if town.name not in native])
-        slots["E"] = rng.choice(self._world.events)
+        slots["E"] = rng.choice(events) if events else None
         for name in ("season", "day"):
             slots[name] = rng.choice(self._lists[name]["values"])
         beats = []
@@ -179,7 +187,7 @@ def _scripts(kind: str, attributes: tuple[str, ...]) -> list[Script]:
     """The author's scripts that tell of no other attributes than these."""
     scripts = []
     for beats in load(kind).values():
-        used = set(re.findall(r"{([ABC])\.(\w+)}", " ".join(line for beat in beats.values() for line in beat)))
+        used = set(re.findall(r"{([ABCE])\.(\w+)}", " ".join(line for beat in beats.values() for line in beat)))
         told = {(who, slot.removeprefix("a_").removeprefix("A_").lower().removesuffix("s")) for who, slot in used}
         if {slot for _, slot in told} & set(PERSON_ATTRIBUTES) <= set(attributes) | {"friend"}:
             needs = {who for who, _ in told} | ({"A.pet"} if ("A", "pet") in told else set())

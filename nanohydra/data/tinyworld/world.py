@@ -21,6 +21,7 @@ from nanohydra.data.tinyworld.text import load
 
 NO_PET = "none"
 YEARS = range(1930, 1990)
+EVENT_YEARS = range(1960, 2020)
 MAX_TOWNS, EVENTS = 200, 12
 
 
@@ -245,7 +246,7 @@ class World:
 
     def _event(self, name: str, rng: random.Random) -> Event:
         town = rng.choice(self.towns)
-        date = f"{rng.randint(1, 28)} {rng.choice(_values('month'))} {rng.choice(YEARS)}"
+        date = f"{rng.randint(1, 28)} {rng.choice(_values('month'))} {rng.choice(EVENT_YEARS)}"
         return Event(name, town.name, date, town.river, town.product)
 
 
