@@ -33,10 +33,9 @@ class Sample:
         self._values: dict[tuple[str, str], Tensor] = {}
         self._vocabulary = 0
         self._stops: list[Callable[[], Any]] = []
-        if any(module._compiled_call_impl is not None for module in model.modules()):
-            torch.compiler.set_stance("force_eager")
-            self._stops.append(lambda: torch.compiler.set_stance("default"))
         for name, module in model.named_modules():
+            if module._compiled_call_impl is not None:
+                self._uncompile(module)
             if (kind := _KINDS.get(type(module))) is not None:
                 self._watch_output(name, kind, module)
             elif type(module) in MLPS.values():
@@ -45,6 +44,11 @@ class Sample:
                 self._watch_attention(name, module)
         head = getattr(model, "lm_head", model)
         self._stops.append(head.register_forward_hook(self._on_logits).remove)
+
+    def _uncompile(self, module: nn.Module) -> None:
+        """Compiled code would not notice the hooks."""
+        compiled, module._compiled_call_impl = module._compiled_call_impl, None
+        self._stops.append(lambda: setattr(module, "_compiled_call_impl", compiled))
 
     def stop_watching(self) -> None:
         """Takes the hooks off the model."""

@@ -81,7 +81,9 @@ class ActivationMeter:
             flagged = ((sample - 0.5).abs() > 0.5 - SIGMOID_SATURATED).sum()
         else:
             flagged = sample.new_zeros(())
-        sums = torch.cat([torch.stack([sample.sum(), sample.square().sum(), flagged]), histogram(sample)])
+        sums = torch.cat(
+            [torch.stack([sample.sum(), sample.square().sum(), flagged]), histogram(thin_rows(sample, 64))]
+        )
         self._sums = sums if self._sums is None else self._sums + sums
         if self.kind == "relu":
             alive = (sample != 0).any(0)
@@ -98,7 +100,8 @@ class ActivationMeter:
         total, squares, flagged = self._sums[:3] / count
         dead = total.new_zeros(()) if self._alive is None else 1 - self._alive.float().mean()
         std = (squares - total.square()).clamp(min=0).sqrt()
-        return torch.cat([torch.stack([total, std, flagged, dead]), self._sums[3:] * (1000 / count)])
+        counts = self._sums[3:]
+        return torch.cat([torch.stack([total, std, flagged, dead]), counts * (1000 / counts.sum())])
 
 
 def logit_scale(logits: Tensor) -> Tensor:
