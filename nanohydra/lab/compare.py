@@ -97,7 +97,6 @@ class Analysis:
     metrics: tuple[Metric, ...]
     unit_name: str
     units: tuple[str, ...]
-    confidence: float
     comparisons: tuple[Comparison, ...]
     summaries: tuple[Summary, ...]
     budgets: tuple[BudgetCheck, ...]
@@ -119,7 +118,6 @@ def compare(
     pairs: Literal["baseline", "all"] = "baseline",
     held_equal: Collection[str] = (),
     tolerance: float = 0.01,
-    confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Analysis:
@@ -146,7 +144,7 @@ def compare(
     if not others:
         raise UserError(f'There is only the variant "{baseline}": a comparison needs two.')
     couples = [(baseline, v) for v in others] if pairs == "baseline" else list(combinations([baseline, *others], 2))
-    found = [_compare(scores, m, a, b, confidence, resamples, seed) for m in metrics for a, b in couples]
+    found = [_compare(scores, m, a, b, resamples, seed) for m in metrics for a, b in couples]
     budgets = check_budgets(scores, baseline, held_equal, tolerance)
     return Analysis(
         baseline=baseline,
@@ -154,9 +152,8 @@ def compare(
         metrics=tuple(metrics),
         unit_name=scores.unit_name,
         units=tuple(scores.units),
-        confidence=confidence,
-        comparisons=tuple(_as_family([c for c, _ in found], [t for _, t in found], 1 - confidence)),
-        summaries=tuple(_summary(scores, m, v, confidence) for m in metrics for v in scores.variants),
+        comparisons=tuple(_as_family([c for c, _ in found], [t for _, t in found])),
+        summaries=tuple(_summary(scores, m, v) for m in metrics for v in scores.variants),
         budgets=tuple(budgets),
         tolerance=tolerance,
         notes=(*notes, *absences(scores), *_item_notes(c for c, _ in found), *unequal_budgets(budgets, baseline)),
@@ -167,7 +164,7 @@ def compare(
 
 
 def _compare(
-    scores: Scores, metric: Metric, baseline: str, variant: str, confidence: float, resamples: int, seed: int
+    scores: Scores, metric: Metric, baseline: str, variant: str, resamples: int, seed: int
 ) -> tuple[Comparison, statistics.PairedTest]:
     """The comparison before it is known how large its family is, and the test it rests on."""
     ours, theirs = scores.values[metric.name][variant], scores.values[metric.name][baseline]
@@ -176,10 +173,10 @@ def _compare(
     by_unit = np.array([d.mean() for d in differences])
     matrix = np.stack(differences) if shared and units else by_unit[:, None]
     overlap = 1 / (scores.folds - 1) if scores.folds > 1 else 0.0
-    test = statistics.paired_test(matrix, overlap=overlap, confidence=confidence) if units else _no_test(overlap)
+    test = statistics.paired_test(matrix, overlap=overlap) if units else _no_test(overlap)
     difference = test.difference
     if len(units) == 1 and differences[0].size > 1:
-        over_items = statistics.paired_test(differences[0], confidence=confidence).difference
+        over_items = statistics.paired_test(differences[0]).difference
         difference = Estimate(over_items.value, 1, over_items.low, over_items.high)
 
     nothing = (math.nan, math.nan)
@@ -187,8 +184,8 @@ def _compare(
     histogram: Histogram = ((), ())
     if len(units) > 1:
         means = statistics.bootstrap_means(matrix if shared else differences, resamples=resamples, seed=seed)
-        percentile = statistics.percentile_interval(means, confidence)
-        bca = statistics.bca_interval(means, matrix, confidence)
+        percentile = statistics.percentile_interval(means)
+        bca = statistics.bca_interval(means, matrix)
         histogram = _histogram(means)
     reference = abs(np.mean([_mean(theirs[u]) for u in units])) if units else 0.0
     return Comparison(
@@ -241,7 +238,9 @@ def _differences(
     return rows, shared, left_out
 
 
-def _as_family(comparisons: list[Comparison], tests: list[statistics.PairedTest], alpha: float) -> Iterable[Comparison]:
+def _as_family(
+    comparisons: list[Comparison], tests: list[statistics.PairedTest], alpha: float = 0.05
+) -> Iterable[Comparison]:
     """Holm's correction over all comparisons, then each finding, and the power at the correction's strictest step."""
     family = sum(not math.isnan(c.p) for c in comparisons)
     for c, test, p_family in zip(comparisons, tests, statistics.holm([c.p for c in comparisons])):
@@ -294,13 +293,13 @@ def _item_notes(comparisons: Iterable[Comparison]) -> list[str]:
     ]
 
 
-def _summary(scores: Scores, metric: Metric, variant: str, confidence: float) -> Summary:
+def _summary(scores: Scores, metric: Metric, variant: str) -> Summary:
     runs = scores.values[metric.name][variant]
     by_unit = {u: _mean(runs[u]) for u in scores.units if u in runs}
     if not by_unit:
         return Summary(metric.name, variant, Estimate(math.nan, 0, math.nan, math.nan), {})
     overlap = 1 / (scores.folds - 1) if scores.folds > 1 else 0.0
-    mean = statistics.paired_test(list(by_unit.values()), overlap=overlap, confidence=confidence).difference
+    mean = statistics.paired_test(list(by_unit.values()), overlap=overlap).difference
     return Summary(metric.name, variant, mean, by_unit)
 
 

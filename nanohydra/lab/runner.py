@@ -38,8 +38,12 @@ def run_lab(
     with _only_one(folder.path):
         folder.write_spec()
         _tell_if_too_few(spec, say)
-        _run_all(folder.tuning_jobs(), "tuning runs", spec, jobs, ray, say)
-        _run_all(folder.jobs(), "runs", spec, jobs, ray, say)
+        try:
+            _run_all(folder.tuning_jobs(), "tuning runs", spec, jobs, ray, say)
+            _run_all(folder.jobs(), "runs", spec, jobs, ray, say)
+        except KeyboardInterrupt:
+            say("Interrupted. The same command goes on from here.")
+            raise
     return folder
 
 
@@ -49,8 +53,8 @@ def _tell_if_too_few(spec: LabSpec, say: Say) -> None:
     needed = fewest_seeds(family)
     if len(spec.seeds) < needed:
         say(
-            f"{spec.name}: {len(spec.seeds)} seeds cannot show any difference over {family} comparisons: "
-            f"use at least {needed}."
+            f"{spec.name}: {len(spec.seeds)} seeds cannot show any difference "
+            f"{f'over {family} comparisons' if family > 1 else 'at all'}: use at least {needed}."
         )
 
 

@@ -119,7 +119,7 @@ def least_p(seeds: int) -> float:
 
     Some runs learn a thing or fail to, with nothing between. Two such runs drawn alike differ one way with chance at
     most 1/4, so that all pairs differ the same way with chance up to 2 / 4**seeds, and then with hardly any spread: t
-    is huge. Without this bound 3 seeds gave 13% false alarms over three such comparisons. It allows 3 seeds one
+    is huge. Without this bound 3 seeds gave 9% false alarms over three such comparisons. It allows 3 seeds one
     comparison at the 0.05 level, 4 seeds a family of 6, 5 seeds one of 25.
     """
     return 2 * 0.25**seeds

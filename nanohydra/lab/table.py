@@ -239,7 +239,7 @@ def _clean(row: Mapping[str, Any]) -> dict[str, Any]:
         if name in ("seed", "fold", "item"):  # 3, 3.0 and "3" are one seed
             number = _number(value)
             value = str(int(number)) if math.isfinite(number) and number == int(number) else str(value)
-        cells[name] = str(value) if name == "variant" else value
+        cells[name] = " ".join(str(value).split()) if name in ("variant", "reason") else value
     return cells
 
 
