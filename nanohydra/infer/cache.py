@@ -2,7 +2,7 @@
 
 What an engine does with it:
 
-    cache = KVCache(config, slots=8, max_len=1024, dtype=torch.bfloat16)
+    cache = KVCache(config, slots=8, max_len=1024)
     a = cache.allocate()                                   # a slot for a new sequence
     model.hidden(prompt, cache=cache.rows([a]))            # prefill, whole or in chunks; (1, T) ids
     b, c = cache.allocate(), cache.allocate()
@@ -33,9 +33,9 @@ class KVCache:
     A full-attention layer holds (slots, max_len, KV heads x head_dim) twice. A sliding-attention layer holds only its
     window: a ring of `sliding_window + rollback` places, where the token of place p lies at p modulo the ring's size.
 
-    dtype: of the stored keys and values. rollback: how many tokens `truncate` can always take back (for speculative
-    decoding; models without windows can go back to any length). Raises UserError when max_len is beyond the model's
-    context.
+    dtype: of the stored keys and values, in which attention then works. None: bf16, but fp32 on a CPU, where torch attends from
+    one query 5 to 20 times as fast in fp32 as in bf16. rollback: how many tokens `truncate` can always take back (for speculative
+    decoding; models without windows can go back to any length). Raises UserError when max_len is beyond the model's context.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class KVCache:
         slots: int,
         max_len: int | None = None,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         rollback: int = 0,
     ) -> None:
@@ -55,11 +55,12 @@ class KVCache:
         self.config = config
         self.slots = slots
         self.device = torch.device(device)
+        self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.bfloat16)
         self.sizes: dict[str, int] = {"full_attention": self.max_len}
         if config.sliding_window is not None:
             self.sizes["sliding_attention"] = min(config.sliding_window + rollback, self.max_len)
         self.buffers = [
-            torch.zeros(2, slots, self.sizes[kind], config.key_value_size, dtype=dtype, device=self.device)
+            torch.zeros(2, slots, self.sizes[kind], config.key_value_size, dtype=self.dtype, device=self.device)
             for kind in config.layer_types
         ]
         """For each layer (keys and values, rows, places, KV heads x head_dim)."""
@@ -146,6 +147,7 @@ class CachePlan:
         self.cache = cache
         self.slots = slots
         self.counts = counts
+        self.dtype = cache.dtype
         self.rings: dict[str, _Ring] = {}
 
     def begin(self, length: int) -> Tensor:

@@ -19,7 +19,7 @@ class Visible(NamedTuple):
     """Which keys each query sees."""
 
     mask: Tensor | None
-    """Added to the scores, 0 or -inf (or ALiBi's bias): (B or 1, H or 1, T, S) in the queries' dtype. None: no mask."""
+    """Added to the scores, 0 or -inf (or ALiBi's bias): (B or 1, H or 1, T, S) in the keys' dtype. None: no mask."""
     is_causal: bool
     """Whether query i sees keys 0..i (only without a mask)."""
 
@@ -30,6 +30,9 @@ class CachePlan(Protocol):
     A place is a token's index in its own sequence, from 0. Calls come in this order: `begin` once, then `keys` and
     `sees_all` for each layer type, `update` for each layer, and `commit` once.
     """
+
+    dtype: torch.dtype
+    """Of the keys and values that `update` returns, where they are not just the new ones."""
 
     def begin(self, length: int) -> Tensor:
         """Plans a pass over `length` new tokens a row; returns their places (B, length) int64."""
@@ -82,6 +85,22 @@ def visibility(
     return torch.where(seen.unsqueeze(1), bias, float("-inf"))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visible) -> Tensor:
+    """softmax(q k^T / sqrt(head_dim) + mask) v: q (B, T, H, head_dim) over k, v (B, S, KV heads, head_dim), for
+    KV heads a divisor of H. Returns (B, T, H x head_dim) in q's dtype; works in k's (a cache may be kept in fp32)."""
+    if attention_cpu.suits(q, k):
+        return attention_cpu.blockwise_attention(q, k, v, visible.mask).flatten(2)
+    y = F.scaled_dot_product_attention(
+        q.to(k.dtype).transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=visible.mask,
+        is_causal=visible.is_causal,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return y.transpose(1, 2).flatten(2).to(q.dtype)
+
+
 class Attention(nn.Module):
     """Attention of one layer: x (B, T, D) -> (B, T, D).
 
@@ -117,15 +136,4 @@ class Attention(nn.Module):
         visible = context.visible[self.layer_type]
         if self.observer is not None:
             self.observer(q, k, visible)
-        if attention_cpu.suits(q, k):
-            y = attention_cpu.blockwise_attention(q, k, v, visible.mask)
-        else:
-            y = F.scaled_dot_product_attention(
-                q.transpose(1, 2),
-                k.transpose(1, 2),
-                v.transpose(1, 2),
-                attn_mask=visible.mask,
-                is_causal=visible.is_causal,
-                enable_gqa=self.grouped,
-            ).transpose(1, 2)
-        return self.o_proj(y.flatten(2))  # type: ignore[no-any-return]
+        return self.o_proj(attend(q, k, v, visible))  # type: ignore[no-any-return]

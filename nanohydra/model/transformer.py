@@ -122,8 +122,10 @@ class Decoder(nn.Module):
             if segments is None and slopes is None and (window is None or places.shape[1] <= window):
                 return Visible(None, is_causal=True)
             keys = places
-        elif cache is not None and slopes is None and cache.sees_all(layer_type):
-            return Visible(None, is_causal=False)
+        elif cache is not None:
+            if slopes is None and cache.sees_all(layer_type):
+                return Visible(None, is_causal=False)
+            dtype = cache.dtype
         return Visible(visibility(places, keys, dtype, window, segments, slopes), is_causal=False)
 
 
