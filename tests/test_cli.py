@@ -52,7 +52,7 @@ def test_help_imports_no_torch(verb: str) -> None:
 
 
 def test_unknown_verb_and_settings_suggest_the_nearest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert failed(["tarin"], capsys) == (2, 'nanohydra: no verb \'tarin\'. Did you mean "train"?\n')
+    assert failed(["tarin"], capsys) == (2, "nanohydra: no verb 'tarin'. Did you mean \"train\"?\n")
     status, message = failed(["train", "--train.stpes", "5"], capsys)
     assert status == 2
     assert 'Did you mean "train.steps"?' in message
@@ -115,7 +115,9 @@ def test_speedrun_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nanohydra", "speedrun", *TINY, "--data.seq_len=128"]
     command += ["--data.validation_share=0.2", "--eval.exam=2", "--out", str(out)]
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n> ") >= 4
     report = json.loads((out / "report.json").read_text())
@@ -137,4 +139,3 @@ def test_speedrun_end_to_end(tmp_path: Path) -> None:
     ask = [sys.executable, "-m", "nanohydra", "chat", "-p", "Hello!", "--sampling.max_tokens", "4"]
     answered = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=120)
     assert answered.returncode == 0, answered.stderr
-

@@ -94,7 +94,10 @@ def test_estimates_count_wrong_answers_for_hallucination() -> None:
     estimates = exam_estimates(answers)
     assert (estimates["two_hop"].value, estimates["two_hop"].n) == (0.75, 4)
     assert estimates["hallucination_unknown_people"].value == 0.5
-    assert (estimates["hallucination_recombined_names"].value, estimates["hallucination_recombined_names"].n) == (1.0, 2)
+    assert (estimates["hallucination_recombined_names"].value, estimates["hallucination_recombined_names"].n) == (
+        1.0,
+        2,
+    )
     assert all(e.low <= e.value <= e.high for e in estimates.values())
 
 

@@ -11,10 +11,12 @@ import pytest
 
 from nanohydra.data.config import CorpusConfig, QualityConfig, ShardConfig
 from nanohydra.data.tinyworld.config import ExamConfig
+from nanohydra.data.tinyworld.documents import Document
 from nanohydra.data.tinyworld.exam import exam
+from nanohydra.data.tokens import Tokens
 from nanohydra.errors import UserError
 from nanohydra.jobs.config import DataSection, Recipe, SftRecipe, set_dotted
-from nanohydra.jobs.data import prepare, world_chats, world_of
+from nanohydra.jobs.data import learned, prepare, world_chats, world_of
 from nanohydra.jobs.sft import conversation, run_sft
 from nanohydra.jobs.shards import prepare_shards
 from nanohydra.jobs.train import execute, run_recipe
@@ -99,6 +101,8 @@ def test_validation_text_is_never_trained_on(tmp_path: Path) -> None:
     file.write_text(" ".join(f"word{i:05d}" for i in range(4000)))
     data = DataSection(corpus=str(file), tokenizer="characters", validation_share=0.25)
     prepared = prepare(data, 0)
+    assert isinstance(prepared.train, Tokens)
+    assert isinstance(prepared.validation, Tokens)
     train, held_out = (
         prepared.tokenizer.decode(part.slice(0, len(part)).tolist(), skip_special=True)
         for part in (prepared.train, prepared.validation)
@@ -108,12 +112,23 @@ def test_validation_text_is_never_trained_on(tmp_path: Path) -> None:
     assert prepared.validation_bytes == len(held_out)
 
 
+@pytest.mark.parametrize("words", [1, 31, 32, 33, 100])
+def test_every_token_of_a_long_text_is_predicted_once(words: int) -> None:
+    tokenizer = prepare(toy().data, 0).tokenizer
+    document = Document("stories", text=" ".join(["word"] * words))
+    pieces = learned(tokenizer, document, 32)
+    predicted = [i for ids, _ in pieces for i in ids[1:]]
+    assert predicted == [*tokenizer.encode(document.text), tokenizer.eos_id]
+    assert all(len(ids) <= 33 for ids, _ in pieces)
+
+
 def test_no_exam_question_is_in_the_training_text() -> None:
     """The same recipe makes both: no question of the exam, of any kind, stands in the text or in the fine-tuning."""
     recipe = toy(data__world_tokens=150_000, data__tinyworld__people=20, sft_tokens=30_000)
     world = world_of(recipe.data, recipe.seed)
     prepared = prepare(recipe.data, recipe.seed)
-    text = prepared.tokenizer.decode(prepared.train.slice(0, len(prepared.train)).tolist())
+    assert isinstance(prepared.train, list)
+    text = "\n".join(prepared.tokenizer.decode(ids) for ids, _ in prepared.train)
     text += "\n".join(str(message["content"]) for chat in world_chats(recipe) for message in chat)
     items = exam(world, ExamConfig(items=60), seed=recipe.seed + 1, training=recipe.data.tinyworld)
     kinds = {item.kind for item in items if item.question in text}
@@ -166,11 +181,17 @@ def test_training_from_prepared_shards_equals_training_from_the_text(tmp_path: P
     source = CorpusConfig(source=str(tmp_path))
     quality = QualityConfig(exact_duplicates=False, contamination_ngram=0)
     list(prepare_shards(source, ["train", "validation"], tmp_path / "s", None, 300, ShardConfig(), quality))
-    texts = {"data__corpus": str(tmp_path), "data__validation": "validation", "data__tokenizer": str(tmp_path / "s/tokenizer")}
+    texts = {
+        "data__corpus": str(tmp_path),
+        "data__validation": "validation",
+        "data__tokenizer": str(tmp_path / "s/tokenizer"),
+    }
     shards = {
         "data__corpus": str(tmp_path / "s/train"),
         "data__validation": str(tmp_path / "s/validation"),
         "data__tokenizer": str(tmp_path / "s/tokenizer"),
     }
-    losses = [run_recipe(toy(**data), tmp_path / f"run{i}", quiet=True).result.loss for i, data in enumerate((texts, shards))]
+    losses = [
+        run_recipe(toy(**data), tmp_path / f"run{i}", quiet=True).result.loss for i, data in enumerate((texts, shards))
+    ]
     assert losses[0] == losses[1]

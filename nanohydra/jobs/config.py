@@ -71,7 +71,7 @@ class DataSection:
     """tinyworld: about how many tokens of text are generated, the validation share included."""
 
     separate_documents: bool = False
-    """Whether a token sees only its own document, and positions restart with each."""
+    """Whether a token sees only its own document, and positions restart with each (in tinyworld it always does)."""
 
     tinyworld: TinyworldConfig = field(default_factory=TinyworldConfig)
     """The generated world, for corpus: tinyworld."""

@@ -6,8 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from nanohydra.data.batch import Batch
 from nanohydra.data.chat import Message, render_chat
 from nanohydra.data.corpora import corpus
+from nanohydra.data.loader import Order, PackedConversations, RowSource, TokenStream
 from nanohydra.data.shards import MANIFEST, Shards
 from nanohydra.data.tinyworld.corpus import documents
 from nanohydra.data.tinyworld.documents import Document
@@ -22,15 +26,42 @@ TOKENIZER_SAMPLE = 4_000
 """Documents that tinyworld's tokenizer is trained on: its words repeat, so more teach it nothing."""
 
 
+Learned = tuple[list[int], list[bool]]
+"""The ids of one document, and for each whether it is learned."""
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """What a training reads."""
+    """What a training reads: one long stream of tokens, or documents that are packed whole."""
 
     tokenizer: Tokenizer
-    train: Tokens
-    validation: Tokens
+    train: Tokens | list[Learned]
+    validation: Tokens | list[Learned]
     validation_bytes: int
-    """UTF-8 bytes of the text behind the validation tokens, for bits per byte."""
+    """UTF-8 bytes of the text that validation has to predict, for bits per byte."""
+
+    def rows(self, data: DataSection, batch_size: int, seed: int) -> RowSource:
+        """The training rows in their seeded order."""
+        return self._source(self.train, data, batch_size, seed, "random" if data.sampling == "random" else "shuffled")
+
+    def validation_rows(self, data: DataSection, limit: int = 0) -> Batch:
+        """All rows of the validation part (the first `limit` where that is not 0), as one batch."""
+        source = self._source(self.validation, data, 1, 0, "sequential")
+        count = source.row_count if isinstance(source, PackedConversations) else source.windows
+        return source.take(np.arange(min(count, limit or count)))
+
+    def _source(
+        self, part: Tokens | list[Learned], data: DataSection, batch_size: int, seed: int, order: Order
+    ) -> PackedConversations | TokenStream:
+        if isinstance(part, Tokens):
+            if len(part) <= data.seq_len:
+                raise UserError(
+                    f"A part of the text has {len(part)} tokens, one row needs {data.seq_len + 1}. Use more text, a smaller "
+                    "data.seq_len, or another data.validation_share."
+                )
+            separate = data.separate_documents
+            return TokenStream(part, data.seq_len, batch_size, seed=seed, order=order, separate_documents=separate)
+        return PackedConversations(part, data.seq_len, batch_size, seed=seed, pad_id=self.tokenizer.pad_id)
 
 
 def prepare(data: DataSection, seed: int) -> Prepared:
@@ -63,17 +94,41 @@ def world_chats(recipe: Recipe) -> list[list[Message]]:
 
 
 def _prepare_world(data: DataSection, seed: int) -> Prepared:
-    world = world_of(data, seed)
-    whole = list(documents(world, data.tinyworld, seed, tokens=data.world_tokens))
+    """Generates the world's text. Documents stay whole, and of a conversation only the answers are learned.
+
+    Predicting which question comes next teaches nothing that the exam asks, but takes half of the tokens: without it, and
+    with documents that do not see each other, the facts are learned about three times as fast (docs/log.md).
+    """
+    whole = list(documents(world_of(data, seed), data.tinyworld, seed, tokens=data.world_tokens))
     cut = round(len(whole) * (1 - data.validation_share))
-    train, held_out = whole[:cut], whole[cut:]
-    tokenizer = _tokenizer(data, [document.plain() for document in train[:TOKENIZER_SAMPLE]])
-    parts = [
-        Tokens.from_documents((_document_ids(tokenizer, document) for document in part), tokenizer.eos_id)
-        for part in (train, held_out)
-    ]
-    n_bytes = sum(len(document.plain().encode("utf-8")) for document in held_out)
-    return Prepared(tokenizer, parts[0], parts[1], n_bytes)
+    tokenizer = _tokenizer(data, [document.plain() for document in whole[: min(cut, TOKENIZER_SAMPLE)]])
+    train, held_out = (
+        [piece for document in part for piece in learned(tokenizer, document, data.seq_len)]
+        for part in (whole[:cut], whole[cut:])
+    )
+    if not train or not held_out:
+        raise UserError("Too little text to hold some out: raise data.world_tokens or data.validation_share.")
+    return Prepared(tokenizer, train, held_out, sum(_learned_bytes(tokenizer, piece) for piece in held_out))
+
+
+def learned(tokenizer: Tokenizer, document: Document, seq_len: int) -> list[Learned]:
+    """A document's tokens with the marks of what is learned, in pieces that fit into rows of `seq_len`."""
+    if document.text:
+        ids = [tokenizer.eos_id, *tokenizer.encode(document.text), tokenizer.eos_id]
+        # A piece begins with the last token of the one before it, so that every token is predicted once.
+        return [
+            (piece, [True] * len(piece))
+            for start in range(0, len(ids) - 1, seq_len)
+            if (piece := ids[start : start + seq_len + 1])
+        ]
+    ids, trained = render_chat(tokenizer, document.messages)
+    return [(ids[: seq_len + 1], trained[: seq_len + 1])]
+
+
+def _learned_bytes(tokenizer: Tokenizer, piece: Learned) -> int:
+    ids, trained = piece
+    text = tokenizer.decode([i for i, wanted in zip(ids[1:], trained[1:], strict=True) if wanted], skip_special=True)
+    return len(text.encode("utf-8"))
 
 
 def _open_shards(data: DataSection) -> Prepared:
@@ -88,10 +143,6 @@ def _open_shards(data: DataSection) -> Prepared:
 def is_shards(path: Path) -> bool:
     """Whether the folder holds token shards."""
     return (path / MANIFEST).is_file()
-
-
-def _document_ids(tokenizer: Tokenizer, document: Document) -> list[int]:
-    return tokenizer.encode(document.text) if document.text else render_chat(tokenizer, document.messages)[0]
 
 
 def _texts(data: DataSection, split: str) -> Iterator[str]:

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from nanohydra.agent.calculator import CALCULATOR
-from nanohydra.data.batch import Batch
-from nanohydra.data.loader import TokenStream
+from nanohydra.data.batch import IGNORE, Batch
 from nanohydra.data.tinyworld.config import ExamConfig
 from nanohydra.data.tinyworld.exam import exam
 from nanohydra.errors import UserError
@@ -61,14 +60,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, hooks: Sequence[Hook] = (), qui
     trainer = Trainer(
         model,
         next_token,
-        TokenStream(
-            prepared.train,
-            recipe.data.seq_len,
-            recipe.train.batch_size,
-            seed=recipe.seed,
-            order="random" if recipe.data.sampling == "random" else "shuffled",
-            separate_documents=recipe.data.separate_documents,
-        ),
+        prepared.rows(recipe.data, recipe.train.batch_size, recipe.seed),
         replace(recipe.train, seed=recipe.seed),
         run=run,
         hooks=hooks,
@@ -155,22 +147,10 @@ def make_model(recipe: Recipe, prepared: Prepared) -> Transformer:
 
 
 def validation_batches(prepared: Prepared, recipe: Recipe) -> list[Batch]:
-    """All whole windows of the validation text in their order (the first `validation_rows` where that is set)."""
-    if len(prepared.validation) <= recipe.data.seq_len:
-        raise UserError(
-            f"The text held out to validate has {len(prepared.validation)} tokens, one row needs {recipe.data.seq_len + 1}. "
-            "Use more text or a larger data.validation_share."
-        )
+    """The validation rows in batches of the size that training uses."""
     size = recipe.train.micro_batch_size or recipe.train.batch_size
-    stream = TokenStream(
-        prepared.validation,
-        recipe.data.seq_len,
-        size,
-        order="sequential",
-        separate_documents=recipe.data.separate_documents,
-    )
-    rows = min(stream.windows, recipe.eval.validation_rows or stream.windows)
-    return [stream.take(np.arange(first, min(first + size, rows))) for first in range(0, rows, size)]
+    rows = prepared.validation_rows(recipe.data, recipe.eval.validation_rows)
+    return [rows.rows(first, first + size) for first in range(0, len(rows.input_ids), size)]
 
 
 def measure(
@@ -178,7 +158,8 @@ def measure(
 ) -> tuple[dict[str, Estimate], list[Graded]]:
     """The validation loss with its interval, bits per byte, and the exam's results where the recipe asks for one."""
     nats, counts = _window_losses(model, windows)
-    bytes_per_token = prepared.validation_bytes / len(prepared.validation)
+    whole = prepared.validation_rows(recipe.data)
+    bytes_per_token = prepared.validation_bytes / int((whole.targets != IGNORE).sum())
     estimates = {
         "val_loss": bootstrap_ratio(nats, counts),
         "val_bits_per_byte": bootstrap_ratio(nats / math.log(2), counts * bytes_per_token),
