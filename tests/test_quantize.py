@@ -41,8 +41,7 @@ def test_int8_is_the_exact_product_of_rounded_numbers(shape):
     x, weight, bias = case(shape)
     layer = Int8Linear(weight, bias)
     steps = layer.levels / x.abs().amax(1, keepdim=True).clamp(min=1e-12)
-    zero = layer.levels + 1
-    inputs = (torch.floor(x * steps + (zero + 0.5)) - zero).double()
+    inputs = (torch.floor(torch.addcmul(layer.middle, x, steps)) - layer.zero).double()
     weights = (weight / layer.scale[:, None]).round().double()
     exact = (inputs @ weights.T) * layer.scale.double() / steps.double() + (0 if bias is None else bias.double())
     y = layer(x)

@@ -153,7 +153,8 @@ class Engine:
             request.slot = self.cache.allocate()
             self._running.append(request)
         training = self.model.training
-        self.model.eval()
+        if training:
+            self.model.eval()
         try:
             moved = []
             pending = {request: len(request.ids) - self._cached(request) for request in self._running}
@@ -162,7 +163,8 @@ class Engine:
             if longer := {r: n for r, n in pending.items() if n > 1}:
                 moved += self._advance(*self._chunk(longer))
         finally:
-            self.model.train(training)
+            if training:
+                self.model.train()
         return moved
 
     # -- whole answers ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ oneDNN reaches with weights laid out beforehand (`pack`), and int8 weights are a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,12 @@ from torch import Tensor, nn
 
 from nanohydra.errors import UserError
 from nanohydra.model.attention import Attention, Context
+from nanohydra.model.mlp import SwiGLU
 from nanohydra.model.positions import rotate
 from nanohydra.model.transformer import Transformer
+
+MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
+"""From a weight (out, in) and a bias to a layer."""
 
 
 class PackedLinear(nn.Module):
@@ -29,7 +33,7 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")
         return y
 
 
@@ -51,39 +55,39 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         # Inputs are stored unsigned, around a zero point. Without VNNI the kernel adds pairs of products in int16,
         # which more than 7 bits could overflow.
-        self.levels = 127 if torch.cpu._is_vnni_supported() else 63
+        self.levels = torch.tensor(127.0 if torch.cpu._is_vnni_supported() else 63.0)
+        self.zero = int(self.levels) + 1
+        self.middle = self.levels + 1.5
 
     def forward(self, x: Tensor) -> Tensor:
-        zero = self.levels + 1
         steps = self.levels / x.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
-        rows = (x * steps).add_(zero + 0.5).to(torch.uint8)  # the cast cuts off, so this rounds
-        y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rows, 1.0, zero, self.packed, self.scale, self.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
+        rows = torch.addcmul(self.middle, x, steps).to(torch.uint8)  # the cast cuts off, so the half makes it round
+        y: Tensor = torch.ops.onednn.qlinear_pointwise.default(
+            rows, 1.0, self.zero, self.packed, self.scale, self.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        y = y.div_(steps)
-        return y if self.bias is None else y + self.bias
+        return y.div_(steps) if self.bias is None else torch.addcdiv(self.bias, y, steps)
 
 
 class PackedAttention(nn.Module):
-    """`Attention` with the same submodules, for inference: keys and values meet in fp32, also in a bf16 model.
+    """`Attention` for inference: one projection for queries, keys and values, which meet in fp32 also in a bf16 model.
 
     torch's bf16 kernel for one query on a CPU takes 5 to 20 times as long as the fp32 one, so the cache of a packed
     model is kept in fp32 too.
     """
 
-    def __init__(self, attention: Attention) -> None:
+    def __init__(self, attention: Attention, linear: MakeLinear) -> None:
         super().__init__()
-        self.q_proj: nn.Module = attention.q_proj
-        self.k_proj: nn.Module = attention.k_proj
-        self.v_proj: nn.Module = attention.v_proj
-        self.o_proj: nn.Module = attention.o_proj
-        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
         self.layer, self.layer_type = attention.layer, attention.layer_type
         self.head_dim, self.grouped = attention.head_dim, attention.grouped
+        inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.heads = [projection.out_features // self.head_dim for projection in inputs]
+        self.qkv_proj = _joined(inputs, linear)
+        self.o_proj = linear(attention.o_proj.weight, attention.o_proj.bias)
+        self.q_norm, self.k_norm = attention.q_norm, attention.k_norm
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        heads = (*x.shape[:-1], -1, self.head_dim)
-        q, k, v = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
+        projected: Tensor = self.qkv_proj(x)
+        q, k, v = torch.split(projected.view(*x.shape[:-1], -1, self.head_dim), self.heads, -2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if context.rope is not None:
@@ -99,10 +103,25 @@ class PackedAttention(nn.Module):
             is_causal=visible.is_causal,
             enable_gqa=self.grouped,
         )
-        return self.o_proj(y.transpose(1, 2).flatten(2).to(x.dtype))  # type: ignore[no-any-return]
+        out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2).to(x.dtype))
+        return out
 
 
-def pack(model: Transformer, linear: Callable[[Tensor, Tensor | None], nn.Module] = PackedLinear) -> Transformer:
+class PackedSwiGLU(nn.Module):
+    """`SwiGLU` with one projection for gate and up."""
+
+    def __init__(self, mlp: SwiGLU, linear: MakeLinear) -> None:
+        super().__init__()
+        self.gate_up_proj = _joined((mlp.gate_proj, mlp.up_proj), linear)
+        self.down_proj = linear(mlp.down_proj.weight, mlp.down_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, -1)
+        y: Tensor = self.down_proj(F.silu(gate) * up)
+        return y
+
+
+def pack(model: Transformer, linear: MakeLinear = PackedLinear) -> Transformer:
     """Lays out `model` (on a CPU) for decoding, in place, layer by layer; returns it. Same results up to rounding.
 
     Afterwards it can be neither trained nor saved. Where torch has no such kernels the model is left as it is.
@@ -112,14 +131,22 @@ def pack(model: Transformer, linear: Callable[[Tensor, Tensor | None], nn.Module
         raise UserError("Packed and int8 weights are for CPUs: leave int8 off on a GPU.")
     if linear is PackedLinear and not _can_pack(weight.dtype):
         return model
-    for block in model.model.layers:
-        assert isinstance(block.self_attn, Attention), "a model is packed once"
-        block.self_attn = PackedAttention(block.self_attn)
     for module in [*model.modules()]:
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
+            if isinstance(child, Attention):
+                setattr(module, name, PackedAttention(child, linear))
+            elif isinstance(child, SwiGLU):
+                setattr(module, name, PackedSwiGLU(child, linear))
+            elif isinstance(child, nn.Linear) and not isinstance(module, Attention | SwiGLU):
                 setattr(module, name, linear(child.weight, child.bias))
     return model
+
+
+def _joined(layers: Sequence[nn.Linear], linear: MakeLinear) -> nn.Module:
+    """One layer whose outputs are those of `layers`, one after the other."""
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    return linear(torch.cat(weights), torch.cat(biases) if biases else None)
 
 
 def quantize(model: Transformer) -> Transformer:
