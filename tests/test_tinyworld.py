@@ -117,14 +117,14 @@ def test_friends_are_mutual_save_for_one_left_over() -> None:
 
 
 def test_a_hundred_thousand_people_are_made_when_asked_for() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     world = World(0, 100_000)
     person = world.people[77_777]
     assert world.people.friend(world.people.friend(person)) == person
     text = "".join(document.plain() for document in documents(world, TinyworldConfig(), 0, tokens=20_000))
     assert len(text) > 50_000
     assert len(exam(world)) > 2000
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     some = {world.names.person(i).name for i in range(0, 100_000, 7)}
     assert len(some) == len(range(0, 100_000, 7))
 

@@ -59,8 +59,8 @@ class TinyworldConfig:
     """Share of questions for somebody's age, answered from the birth year by a calculator call."""
     small_talk: float = 0.03
     """Share of greetings, thanks, questions about the model itself and the like."""
-    question_wordings: int = 16
-    """How many of the author's question wordings an attribute gets in training, at most 20."""
+    question_wordings: int = 36
+    """How many of the author's question wordings an attribute gets in training, where there are as many."""
     cloze: float = 0.12
     """Share of the questions that are sentences to complete."""
     framed: float = 0.08
@@ -98,8 +98,8 @@ class TinyworldConfig:
             value = getattr(self, field.name)
             if isinstance(value, float) and not 0 <= value <= 1:
                 raise UserError(f"tinyworld's {field.name} is a share: give a number from 0 to 1, not {value}.")
-        if self.max_turns < 1 or not 8 <= self.question_wordings <= 20:
-            raise UserError("tinyworld needs max_turns >= 1 and question_wordings from 8 to 20.")
+        if self.max_turns < 1 or not 8 <= self.question_wordings <= 40:
+            raise UserError("tinyworld needs max_turns >= 1 and question_wordings from 8 to 40.")
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,7 @@ class Prose:
         order = rng.sample(sorted(facts), len(facts))
         if rng.random() < 0.6:  # most lives are told from their beginning
             order.sort(key=lambda attribute: attribute not in ("birthplace", "birth_year"))
-        parts = ["openings"] if rng.random() < 0.25 else []
-        sentences = [self._about(person, part) for part in parts]
+        sentences = [self._about(person, "openings")] if rng.random() < 0.25 else []
         told: set[str] = set()
         for attribute in order:
             if attribute in told:
@@ -98,7 +97,7 @@ class Prose:
             for pair in self._pairs
             if attribute in pair and all(p in facts and p not in told and facts[p].value != NO_PET for p in pair)
         ]
-        return self._rng.choice(fitting) if fitting else None
+        return self._rng.choices(fitting, [len(self._pairs[pair]) for pair in fitting])[0] if fitting else None
 
     def _sentence(self, fact: Fact, slots: dict[str, str]) -> str:
         rng = self._rng
@@ -115,7 +114,9 @@ class Prose:
 
     def _card(self, person: Person) -> str:
         """The facts as a list with labels."""
-        facts = self._world.person_facts(person)
+        facts = [
+            fact for fact in self._world.person_facts(person) if person.pet != NO_PET or fact.attribute != "pet_name"
+        ]
         self._rng.shuffle(facts)
         labels = self._biographies["labels"]
         return "\n".join(

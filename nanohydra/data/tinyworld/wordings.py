@@ -57,7 +57,7 @@ class AttributeWordings:
 class Wordings:
     """The wordings drawn for one world."""
 
-    def __init__(self, seed: int, questions: int = 16, exam: int = 6) -> None:
+    def __init__(self, seed: int, questions: int = 36, exam: int = 6) -> None:
         """Args: questions, exam: how many wordings an attribute gets in training and in the exam."""
         self._attributes: dict[str, AttributeWordings] = {}
         sections: Sections = {**load("people"), **load("places")}
