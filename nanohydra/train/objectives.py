@@ -41,7 +41,7 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     and finds their gradient on the way, so that the fp32 copies stay in the processor's cache: twice as fast on a CPU
     at vocabularies of thousands, with a sixth of the memory. It can be differentiated once.
     """
-    return _CrossEntropySum.apply(logits, targets)  # type: ignore[no-any-return]
+    return _CrossEntropySum.apply(logits, targets)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _CrossEntropySum(torch.autograd.Function):
@@ -64,7 +64,7 @@ class _CrossEntropySum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         gradient, ctx.gradient = ctx.gradient, None
         return gradient.mul_(upstream), None
 
@@ -76,10 +76,11 @@ def validation(objective: Objective, batches: Iterable[Batch]) -> Evaluate:
     def evaluate(model: Transformer) -> dict[str, float]:
         device = next(model.parameters()).device
         loss = targets = 0.0
-        for batch in kept:
-            batch_loss, batch_targets, _ = objective(model, batch.to(device))
-            loss += float(batch_loss)
-            targets += float(batch_targets)
+        with torch.no_grad():
+            for batch in kept:
+                batch_loss, batch_targets, _ = objective(model, batch.to(device))
+                loss += float(batch_loss)
+                targets += float(batch_targets)
         return {"val_loss": loss / targets}
 
     return evaluate

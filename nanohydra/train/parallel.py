@@ -6,9 +6,9 @@ exchanged and each process would silently train a model of its own, so the train
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +39,7 @@ class World:
         """Overwrites each tensor with the first process's."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor.detach(), src=0)
 
     def agree(self, value: float) -> float:
         """The first process's value, for decisions that all must take alike (clocks and signals differ)."""
@@ -55,25 +55,20 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-@contextmanager
-def join(device: str) -> Iterator[World]:
-    """Joins the process group that torchrun's variables describe (nccl on GPUs, gloo on CPUs), or is a world of one.
+def join(device: str) -> World:
+    """The process group that torchrun's variables describe (nccl on GPUs, gloo on CPUs), or a world of one.
 
-    `device` is "auto", "cpu", "cuda" or "cuda:N"; under torchrun each process takes the GPU of its local rank.
+    `device` is "auto", "cpu", "cuda" or "cuda:N"; under torchrun each process takes the GPU of its local rank. The group is
+    joined once and left when the process ends, so that one process can train several times.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if "RANK" not in os.environ:
-        yield World(0, 1, torch.device(device))
-        return
+        return World(0, 1, torch.device(device))
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    ours = not dist.is_initialized()
-    if ours:
+    if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), torch.device(device))
-    finally:
-        if ours:
-            dist.destroy_process_group()
+        atexit.register(dist.destroy_process_group)
+    return World(dist.get_rank(), dist.get_world_size(), torch.device(device))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanohydra.data.batch import IGNORE, Batch, BatchSource
+from nanohydra.data.batch import Batch, BatchSource
 from nanohydra.errors import UserError
 from nanohydra.model.transformer import Transformer
 from nanohydra.train.compiling import compiled_layers, stepping, wants_compile
@@ -56,7 +56,7 @@ class Trainer:
 
     Weights, gradients and optimizer state are fp32; forward and backward run in the config's dtype. On a CPU the losses
     of a killed and resumed run equal an undisturbed one's to the bit (budgets in steps or tokens, same number of
-    threads): batches are a pure function of the step, random numbers of (seed, step), and all else is in the checkpoint.
+    threads): batches are a pure function of the step, random numbers of (seed, step), all else is in the checkpoint.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Trainer:
         Raises Diverged on NaN or infinity, UserError on damaged checkpoints or a full disk, Interrupted on Ctrl-C.
         """
         with contextlib.ExitStack() as stack:
-            self.world = stack.enter_context(join(self.config.device))
+            self.world = join(self.config.device)
             if self.run is not None and self.world.main:
                 stack.callback(self.run.close)
             self._start()
@@ -147,11 +147,7 @@ class Trainer:
 
     def _one_step(self) -> None:
         began = self._now = self.world.agree(time.monotonic())
-        batch = self.batches.batch(self.step, self.world.rank, self.world.size)
-        # What the loss is divided by while gradients add up, so that fp16 stays in range; put right in `_backward`
-        # where the objective counts otherwise.
-        self._about = max(1, int((batch.targets != IGNORE).sum())) * self.world.size
-        self.batch = batch.to(self.device)
+        self.batch = self.batches.batch(self.step, self.world.rank, self.world.size).to(self.device)
         self._step_tokens = self.batch.input_ids.numel() * self.world.size
         # The middle of the step: so the first step does not waste itself on a rate of 0.
         self.lr_share = lr_share(self._used(0.5), self.config)
@@ -181,12 +177,14 @@ class Trainer:
         """Leaves in `.grad` the gradient of the mean loss over the targets of the whole batch, of all processes."""
         rows = len(self.batch.input_ids)
         micro = self.config.micro_batch_size or rows
+        # Divided at once by the number of positions, so that fp16 stays in range; by that of targets when it is known.
+        scale = self.loss_scale.scale / self._step_tokens
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         sums: dict[str, Tensor] = {}
         with self._copies.lent(), stepping(self.compiled):
             for start in range(0, rows, micro):
                 loss, targets, metrics = self.objective(self.model, self.batch.rows(start, start + micro))
-                (loss * (self.loss_scale.scale / self._about)).backward()  # type: ignore[no-untyped-call]
+                (loss * scale).backward()  # type: ignore[no-untyped-call]
                 total += torch.stack((loss.detach(), targets)).double()
                 for name, value in metrics.items():
                     sums[name] = sums.get(name, torch.zeros_like(total[0])) + value.detach() * targets
@@ -199,9 +197,8 @@ class Trainer:
             )
         self.loss = loss_sum / count
         self.metrics.update({name: float(value) / count for name, value in sums.items()})
-        factor = self._about / (count * self.loss_scale.scale)
-        if factor != 1.0:
-            torch._foreach_mul_(gradients, factor)
+        if count * scale != 1.0:
+            torch._foreach_mul_(gradients, 1.0 / (count * scale))
 
     def _update(self) -> None:
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]

@@ -61,18 +61,19 @@ class Watch:
 
     def _cause(self, lr: float, weights_finite: bool, fp16: bool) -> str:
         if not weights_finite:
-            return "Some weights were already NaN or infinite before this step: the base they come from, or a hook, is damaged."
+            return "Some weights were already NaN or infinite before this step: the base they come from is damaged."
         if not self.norms:
             return "It is the first step, so suspect the data or the model itself rather than the learning rate."
-        recent = list(self.norms)[-5:]
-        usual = statistics.median(self.norms)
-        rise = max(recent) / usual if usual > 0 else math.inf
-        climbed = self.losses[-1] > 1.5 * min(self.losses) + 0.5
-        if rise > 5 or climbed:
+        advice = "Lower it, lengthen the warmup or clip harder."
+        if len(self.norms) < 10:
+            steps = f"within the first {len(self.norms)} steps"
+            return f"It broke {steps}: the learning rate ({lr:.3g} now) is probably too high. {advice}"
+        norm, usual = max(list(self.norms)[-5:]), statistics.median(self.norms)
+        loss, best = max(list(self.losses)[-5:]), min(self.losses)
+        if norm > 5 * usual or loss > 1.5 * best + 0.5:
             return (
                 f"The learning rate ({lr:.3g} now) is probably too high: in the steps before, the gradient's norm "
-                f"reached {max(recent):.3g} (median {usual:.3g}) and the loss {max(list(self.losses)[-5:]):.3g}. "
-                "Lower it, lengthen the warmup or clip harder."
+                f"reached {norm:.3g} (median {usual:.3g}) and the loss {loss:.3g}. {advice}"
             )
         if fp16:
             return "Loss and gradients were calm before, so suspect an overflow of fp16: use dtype bf16 or fp32."
