@@ -23,7 +23,8 @@ METHOD = (
     "Runs are paired by {unit}: variants that share a {unit} share its luck, and the luck cancels in the difference. "
     "Improvements are signed so that positive is better. The interval and p-value that decide are those of the paired "
     "t test; where evaluation items are shared by all {unit}s, their choice is a second source of chance (two-way "
-    "random effects). Each interval holds for its comparison alone; the verdicts hold for all of them at once (Holm). "
+    "random effects). A p-value is never below 2 / 4^n with n {unit}s: runs that either learn a thing or do not can all "
+    "fall one way by chance. Each interval holds for its comparison alone; the verdicts hold for all of them at once (Holm). "
     "Bootstrap intervals (hierarchical, over {unit}s and items) and the sign-flip permutation p-value stand beside for "
     "comparison: with few {unit}s the former are too narrow and the latter cannot be small."
 )
@@ -171,14 +172,14 @@ def _origin(study: Study) -> list[Block]:
             Heading("Variants"),
             Table(["variant", "changes to the base recipe"], [[v, _patch(p)] for v, p in study.changes.items()]),
         ]
-    return [
-        *blocks,
-        Heading("How to have it again"),
-        *([Text(study.runs)] if study.runs else []),
-        Code("\n".join(study.commands)),
-        Heading("Environment"),
-        Bullets([f"{key}: {' / '.join(values)}" for key, values in study.environment.items()]),
-    ]
+    blocks.append(Heading("How to have it again"))
+    if study.runs:
+        blocks.append(Text(study.runs))
+    blocks += [Code("\n".join(study.commands)), Heading("Environment")]
+    blocks.append(Bullets([f"{key}: {' / '.join(values)}" for key, values in study.environment.items()]))
+    if study.base:
+        blocks += [Heading("Base recipe"), Code(_yaml(study.base))]
+    return blocks
 
 
 def _draw(study: Study, folder: Path) -> dict[str, Picture]:
@@ -191,6 +192,13 @@ def _draw(study: Study, folder: Path) -> dict[str, Picture]:
         draw_curves(study.curves, *study.curve_axes, folder / "curves.png")
         pictures["curves"] = Picture("curves.png", "mean loss curves, with bands from the lowest to the highest run")
     return pictures
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return text.rstrip()
 
 
 def _interval(value: float, low: float, high: float, n: int | None = None) -> str:

@@ -37,6 +37,8 @@ class Study:
     """How many runs there are and how they ended."""
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What each variant changes in the base."""
+    base: Mapping[str, Any] = field(default_factory=dict)
+    """The recipe that they change."""
     trials: Sequence[Trial] = ()
     """The tuning before."""
     notes: Sequence[str] = ()
@@ -78,6 +80,7 @@ def study_of_lab(folder: LabFolder) -> tuple[Study, list[dict[str, Any]]]:
         environment=_environments([job.folder / "environment.json" for job in jobs]),
         runs=f"{finished} of {len(jobs)} runs finished" + (f", {other} ended without a score." if other else "."),
         changes=spec.variants,
+        base=spec.base,
         trials=folder.trials(),
         notes=[*folder.progress_notes(), *folder.tuning_notes(), *(f"{v} has no run with a result." for v in absent)],
         curves=curves,
@@ -99,7 +102,8 @@ def _environments(paths: Sequence[Path]) -> dict[str, list[str]]:
             values = json.loads(path.read_text(encoding="utf-8"))
             for key in ENVIRONMENT:
                 if values.get(key) not in (None, [], ""):
-                    found.setdefault(key, {})[_told(values[key])] = None
+                    told = _told(values[key])
+                    found.setdefault(key, {})[told.split("-")[0] if key == "platform" else told] = None
     here = [
         f"python {platform.python_version()}",
         *(f"{name} {version(name)}" for name in ("nanohydra", "numpy", "scipy")),
