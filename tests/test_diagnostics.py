@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -98,6 +98,7 @@ def mlp(seed: int, **shape: Any) -> MLP:
 # --- what is measured -------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=50))
 def test_histogram_counts_all_between_its_edges(values: list[float]) -> None:
     edges = histogram_edges()
@@ -110,6 +111,7 @@ def test_histogram_counts_all_between_its_edges(values: list[float]) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 40), st.integers(1, 400))
 def test_thin_spreads_over_all_columns(rows: int, columns: int, limit: int) -> None:
     weight = torch.arange(rows * columns).view(rows, columns)
@@ -147,6 +149,7 @@ def test_meter_measures_the_activations(kind: Any) -> None:
     assert sum(counts) == pytest.approx(1000, abs=0.1)
 
 
+@settings(deadline=None)
 @given(st.floats(-100, 100))
 def test_logit_scale_is_of_differences(shift: float) -> None:
     logits = torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
@@ -433,6 +436,7 @@ def test_says_each_fault_once() -> None:
     assert len(found.findings) == len({(f.kind, f.where) for f in found.findings}) == 2
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.01, 0.3))
 def test_noise_is_no_spike_and_a_jump_is(seed: int, noise: float) -> None:
     generator = np.random.default_rng(seed)
