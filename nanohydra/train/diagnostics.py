@@ -1,20 +1,21 @@
-"""Diagnostics of any training: what its layers, gradients, updates, attention and logits are like, and what looks
-wrong.
+"""Diagnostics of any training: its layers, gradients, updates, attention and logits, and what looks wrong with them.
 
     trainer = Trainer(model, objective, batches, config, run, hooks=[Diagnostics(every=50)])
 
-Each sampled step adds a line to diagnostics.jsonl in the run folder (a few kilobytes: numbers and 40-bin histograms),
-and each warning one more. Steps between samples cost nothing but a look at the loss; bench/diagnostics.py measures the
-rest.
-    {"step": 51, "loss": 2.1,                                          # step: how many are finished, as in
-    metrics.jsonl "layers": {"model.layers.0.mlp": {"kind": "relu", "rows": 512, "mean": 0.1, "std": 0.3, "dead": 0.02,
-    "histogram": [40 shares in thousandths, see histogram_edges]}}, "parameters": {"model.layers.0.mlp.up_proj.weight":
-    {"gradient": 0.1, "weight": 12.0, "update": 0.001}}, "attention": {"model.layers.0.self_attn": {"entropy": 2.3,
-    "share": 0.8}}, "logits": {"std": 1.3, "largest": 7.0, "vocabulary": 4096}} {"step": 51, "kind": "dead", "where":
-    "layer 0 mlp", "text": "layer 0 mlp: 71% of ..."}      # a warning
+Each sampled step adds a line to diagnostics.jsonl in the run folder, and each warning one more:
 
-"saturated" is there for tanh and sigmoid, "dead" for ReLUs; numbers that are not finite are null.
-Sampled are the first steps 0, 1, 2, 4, 8, ..., where bad initialisation shows, and then every `every` steps.
+    {"step": 51, "loss": 2.1,
+     "layers": {"model.layers.0.mlp": {"kind": "relu", "rows": 512, "mean": 0.1, "std": 0.3, "dead": 0.02,
+                                       "histogram": [40 shares in thousandths, between `histogram_edges`]}},
+     "parameters": {"model.layers.0.mlp.up_proj.weight": {"gradient": 0.1, "weight": 12.0, "update": 0.001}},
+     "attention": {"model.layers.0.self_attn": {"entropy": 2.3, "share": 0.8}},
+     "logits": {"std": 1.3, "largest": 7.0, "vocabulary": 4096}}
+    {"step": 51, "kind": "dead", "where": "layer 0 mlp", "text": "layer 0 mlp: 71% of ReLU units never fire: ..."}
+
+`step` counts finished steps, as in metrics.jsonl. "saturated" is there for tanh and sigmoid, "dead" for ReLUs, "gradient"
+and "weight" are norms; numbers that are not finite are null. Sampled are the first steps 0, 1, 2, 4, 8, ..., where bad
+initialisation shows, and then every `every` steps; the steps between pay only for a look at the loss. What that costs
+is measured by bench/diagnostics.py.
 """
 
 from __future__ import annotations
