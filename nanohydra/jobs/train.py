@@ -112,7 +112,9 @@ def execute(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
         return {"status": "diverged", "reason": str(e)}
     write_report(run_dir, whole.name, trained.estimates, meaning=MEANING, run_dir=run_dir)
     if trained.graded:
-        lines = (json.dumps({"item": i, g.item.kind: float(g.right)}) for i, g in enumerate(trained.graded))
+        # By its words: with another seed the world is another, and the n-th question is not the same item.
+        answered = {(g.item.kind, g.item.question): g.right for g in trained.graded}
+        lines = (json.dumps({"item": question, kind: float(right)}) for (kind, question), right in answered.items())
         write_text(run_dir / "items.jsonl", "".join(line + "\n" for line in lines))
     config, tokens = trained.model.config, trained.result.tokens
     return {
