@@ -19,7 +19,7 @@ from nanohydra.jobs.config import DataSection, Recipe, SftRecipe, set_dotted
 from nanohydra.jobs.data import learned, prepare, world_chats, world_of
 from nanohydra.jobs.sft import conversation, run_sft
 from nanohydra.jobs.shards import prepare_shards
-from nanohydra.jobs.train import execute, run_recipe
+from nanohydra.jobs.train import execute, run_recipe, train
 from nanohydra.model.hub import load_base
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256}
@@ -87,6 +87,14 @@ def test_execute_gives_a_lab_its_numbers(tmp_path: Path) -> None:
     items = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
     assert items
     assert all(value in (0.0, 1.0) for row in items for name, value in row.items() if name != "item")
+
+
+def test_watching_changes_nothing_and_leaves_its_files(tmp_path: Path) -> None:
+    plain = train(toy(train__steps=10), tmp_path / "plain", quiet=True)
+    watched = train(toy(train__steps=10, watch={"diagnostics": 2, "profile": True}), tmp_path / "watched", quiet=True)
+    assert plain["val_loss"] == watched["val_loss"]
+    assert (tmp_path / "watched" / "diagnostics.jsonl").read_text().count("\n") >= 5
+    assert list((tmp_path / "watched" / "profile").iterdir())
 
 
 def test_a_diverged_run_says_so(tmp_path: Path) -> None:

@@ -88,6 +88,17 @@ class EvalSection:
     """Rows of the validation text scored while training goes on. 0: all of it."""
 
 
+@dataclass(frozen=True)
+class WatchSection:
+    """How closely the training is watched. Neither changes what is learned."""
+
+    diagnostics: int = 0
+    """Look at activations, gradients, updates, attention and logits every so many steps, with warnings. 0: never."""
+
+    profile: bool = False
+    """Profile three steps: a chrome trace and a table of where the time goes, in the run's folder `profile`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A training from its first byte to its last number."""
@@ -115,6 +126,9 @@ class Recipe:
 
     eval: EvalSection = field(default_factory=EvalSection)
     """What is measured at the end."""
+
+    watch: WatchSection = field(default_factory=WatchSection)
+    """How closely the training is watched."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested data, as in the YAML file."""

@@ -29,8 +29,11 @@ from nanohydra.jobs.runs import open_run
 from nanohydra.jobs.sft import fine_tune
 from nanohydra.model.hub import load_base, save_base
 from nanohydra.model.transformer import Transformer
+from nanohydra.train.diagnostics import Diagnostics
+from nanohydra.train.diagnostics_plots import plot_diagnostics
 from nanohydra.train.hooks import Hook
 from nanohydra.train.objectives import next_token, validation
+from nanohydra.train.profile import Profile
 from nanohydra.train.trainer import Result, Trainer
 from nanohydra.train.watch import Diverged
 
@@ -63,7 +66,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, hooks: Sequence[Hook] = (), qui
         prepared.rows(recipe.data, recipe.train.batch_size, recipe.seed),
         replace(recipe.train, seed=recipe.seed),
         run=run,
-        hooks=hooks,
+        hooks=[*hooks, *watchers(recipe)],
         evaluate=validation(next_token, windows),
         title=recipe.name,
         quiet=quiet,
@@ -100,6 +103,8 @@ def train(recipe: Recipe, run_dir: Path, hooks: Sequence[Hook] = (), quiet: bool
     write_report(
         run_dir, recipe.name, trained.estimates, meaning=MEANING, details=details, samples=samples, run_dir=run_dir
     )
+    if recipe.watch.diagnostics:
+        plot_diagnostics(run_dir)
     return trained.estimates
 
 
@@ -124,6 +129,16 @@ def execute(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
         "tokens": tokens,
         "seconds": trained.result.seconds,
     }
+
+
+def watchers(recipe: Recipe) -> list[Hook]:
+    """The hooks that watch a training as the recipe asks."""
+    hooks: list[Hook] = []
+    if recipe.watch.diagnostics:
+        hooks.append(Diagnostics(every=recipe.watch.diagnostics))
+    if recipe.watch.profile:
+        hooks.append(Profile())
+    return hooks
 
 
 def make_model(recipe: Recipe, prepared: Prepared) -> Transformer:
