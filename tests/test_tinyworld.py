@@ -129,6 +129,18 @@ def test_a_hundred_thousand_people_are_made_when_asked_for() -> None:
     assert len(some) == len(range(0, 100_000, 7))
 
 
+ANYWHERE = """a all an and any as at best by can could d did do does for from get give got had has have he her him his
+how i idea in is it kind know like me most name of on or other own people person place please say should so sort tell than
+that the there these this those to town type was were what when where which who whom whose will with wonder would you"""
+"""Words that stand in questions for anything."""
+
+
+def key_words(template: str) -> set[str]:
+    """The stems of a question's own words."""
+    words = re.findall(r"[a-z]+", re.sub(r"{\w+}|'s", " ", template.lower()))
+    return {re.sub(r"(?<=\w{3})(ing|ed|es|s|e)$", "", word) for word in words if word not in ANYWHERE.split()}
+
+
 @pytest.mark.parametrize("attribute", PERSON_ATTRIBUTES + PLACE_ATTRIBUTES)
 def test_every_attribute_has_enough_wordings(attribute: str) -> None:
     parts = (load("people") | load("places"))[attribute]
@@ -138,9 +150,8 @@ def test_every_attribute_has_enough_wordings(attribute: str) -> None:
     starred = [line for line in parts["exam"] if line[0] == "*"]
     assert len(starred) >= 4
     assert len(parts["exam"]) - len(starred) >= 4
-    keys = re.compile(r"\b(" + "|".join(parts["keys"]) + ")", re.IGNORECASE)
-    assert [line for line in parts["questions"] if not keys.search(line) and "{K}" not in line] == []
-    assert [line for line in starred if keys.search(line)] == []
+    trained = {word for line in parts["questions"] for word in key_words(line)}
+    assert [(line, shared) for line in starred if (shared := key_words(line) & trained)] == []
     assert not {line.lstrip("*") for line in parts["exam"]} & set(parts["questions"])
 
 
@@ -157,7 +168,7 @@ def test_a_world_draws_as_many_wordings_as_told() -> None:
         assert not set(questions) & set(asked)
         assert len(questions) >= 8
         templates = wordings.of(fact.attribute)
-        assert sum(template in templates.unseen_key for template in templates.exam) == 3
+        assert sum(template in templates.unseen_key for template in templates.exam) in (2, 3)
 
 
 def marked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +227,7 @@ def test_friends_named_anywhere_are_the_true_ones() -> None:
         for name, friend in re.findall(r"(\w+ \w+)'s best friend is (\w+ \w+)", words):
             assert by_name[name].friend == friend
             found += 1
-        for name in re.findall(r"(\w+ \w+), (?:his|her) best friend", words):
+        for name in re.findall(r"([A-Z]\w+ [A-Z]\w+), (?:his|her) best friend", words):
             assert by_name[name].friend in words
             found += 1
     assert found > 300
@@ -267,7 +278,7 @@ def test_the_exams_numbers_and_strangers_are_never_trained_on() -> None:
         numbers = re.findall(r"\d+", item.question)
         if item.kind in ("arithmetic_with_tool", "word_problems"):
             x, sign, y = numbers[0], item.sub[0], numbers[1]
-            assert not {f"{x}{sign}{y}", f"{y}{sign}{x}"} & calls
+            assert not {f"{x} {sign} {y}", f"{y} {sign} {x}"} & calls
         if item.kind == "hallucination_unknown_people":
             assert item.allowed[0] not in strangers
 
@@ -330,12 +341,25 @@ def test_sessions_tell_of_their_own_people_alone() -> None:
     assert list(world.session(2, 20)) == list(session)
 
 
-def test_held_out_pairs_are_never_asked_in_training() -> None:
+def test_training_and_exam_ask_for_different_friends_and_attributes() -> None:
     world = World(0, 20)
-    chats = chats_of(world)
-    assert {chats.two_hop().sub.split(", ")[1] for _ in range(500)} == {"pair trained"}
-    chats = chats_of(world, exam=True)
-    assert {chats.two_hop().sub.split(", ")[1] for _ in range(500)} == {"pair trained", "pair not trained"}
+    asked = []
+    for of_exam in (False, True):
+        chats = chats_of(world, of_exam)
+        turns = [chats.two_hop() for _ in range(500)]
+        asked.append({(turn.allowed[0], turn.attribute) for turn in turns})
+    assert len(asked[0]) > 60
+    assert len(asked[1]) > 15
+    assert not asked[0] & asked[1]
+
+
+@pytest.mark.parametrize("people", [2, 3, 10])
+@pytest.mark.parametrize("attributes", [("pet",), ("friend",), ("friend", "birth_year"), PERSON_ATTRIBUTES])
+def test_the_smallest_worlds_work(people: int, attributes: tuple[str, ...]) -> None:
+    world = World(1, people, attributes)
+    config = TinyworldConfig(people=people, attributes=attributes)
+    assert len(list(documents(world, config, 0, tokens=10_000))) > 100
+    assert len(exam(world, training=config)) > 400
 
 
 def test_truth_table_has_a_row_for_every_fact() -> None:

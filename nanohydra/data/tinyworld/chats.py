@@ -61,7 +61,10 @@ class Chats:
         self._places = world.place_facts() if places else []
         self._fact_deck = deck(len(people) * len(world.attributes) + len(self._places), rng)
         self._friend_attributes = [attribute for attribute in world.attributes if attribute != "friend"]
-        self._two_hop_deck = deck(len(people) * max(1, len(self._friend_attributes)), rng)
+        pairs = len(people) * len(self._friend_attributes)
+        self._two_hop_deck = deck(pairs, rng)
+        # A world of a few people may have nothing on this side; then both sides ask for everything.
+        self._split = any(self._held_out(pair) == exam for pair in range(min(pairs, 1000)))
 
     def question(self, before: Turn | None = None) -> Turn:
         """A question for the next fact of the round, or one that follows up on the turn before with a pronoun."""
@@ -128,15 +131,13 @@ class Chats:
         return names.with_first(self._anyone(), rng, self._exam)
 
     def two_hop(self) -> Turn:
-        """A question for what is true of somebody's best friend; the answer names the friend first."""
+        """A question for what is true of somebody's best friend; the answer names the friend first.
+
+        Training and exam ask for different pairs of a person and an attribute, where any are held out.
+        """
         rng = self._rng
-        while True:
-            index = next(self._two_hop_deck)
-            person = self._people[index // len(self._friend_attributes)]
-            attribute = self._friend_attributes[index % len(self._friend_attributes)]
-            held_out = zlib.crc32(f"{person.name}/{attribute}".encode()) % 1000 < 1000 * self._config.two_hop_held_out
-            if self._exam or not held_out:
-                break
+        pair = next(p for p in self._two_hop_deck if not self._split or self._held_out(p) == self._exam)
+        person, attribute = self._pair(pair)
         friend = self._people.friend(person)
         fact = self._world.person_fact(friend, attribute)
         forms = self._sums["two-hop references"]
@@ -149,8 +150,16 @@ class Chats:
         question = self._about_friend(person, friend, form, rng.choice(templates))
         friendship = Fact(person.name, "friend", friend.name, person)
         answer = f"{self._wordings.answers(friendship)[0]} {rng.choice(self._wordings.answers(fact))}"
-        sub = f"{attribute}, {'pair not trained' if held_out else 'pair trained'}"
-        return Turn(question, [text_part(answer)], sub, fact.value, attribute, (person.name, friend.name))
+        return Turn(question, [text_part(answer)], attribute, fact.value, attribute, (person.name, friend.name))
+
+    def _pair(self, pair: int) -> tuple[Person, str]:
+        count = len(self._friend_attributes)
+        return self._people[pair // count], self._friend_attributes[pair % count]
+
+    def _held_out(self, pair: int) -> bool:
+        """Whether only the exam may ask for this person and this attribute of the friend."""
+        person, attribute = self._pair(pair)
+        return zlib.crc32(f"{person.name}/{attribute}".encode()) % 1000 < 1000 * self._config.two_hop_held_out
 
     def age(self) -> Turn:
         """A question for a person's age in some year: the birth year from memory, the age from the calculator."""
@@ -166,7 +175,7 @@ class Chats:
         fact = Fact(person.name, "birth_year", person.birth_year, person)
         parts: list[Part] = [
             text_part(f"{self._wordings.answers(fact)[0]} "),
-            calculator_part(f"{year}-{born}", str(year - born)),
+            calculator_part(f"{year} - {born}", str(year - born)),
             text_part(" " + self._sums["ages"]["answers"][0].format_map(slots)),
         ]
         return Turn(question, parts, "age", str(year - born), "", (person.birth_year,), person)
@@ -264,7 +273,7 @@ class Chats:
         digits = max(len(str(x)), len(str(y)))
         return Turn(
             self._typed(capital(template.format_map(slots))),
-            [calculator_part(f"{x}{sign}{y}", str(result)), text_part(f" {answer}")],
+            [calculator_part(f"{x} {sign} {y}", str(result)), text_part(f" {answer}")],
             f"{sign} {digits} digits",
             str(result),
         )

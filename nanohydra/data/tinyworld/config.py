@@ -59,7 +59,7 @@ class TinyworldConfig:
     """Share of questions for somebody's age, answered from the birth year by a calculator call."""
     small_talk: float = 0.03
     """Share of greetings, thanks, questions about the model itself and the like."""
-    question_wordings: int = 36
+    question_wordings: int = 28
     """How many of the author's question wordings an attribute gets in training, where there are as many."""
     cloze: float = 0.12
     """Share of the questions that are sentences to complete."""
@@ -90,7 +90,7 @@ class TinyworldConfig:
     products: float = 0.1
     """Share of the calculations that multiply; the rest are sums and differences in equal parts."""
     two_hop_held_out: float = 0.25
-    """Share of the (person, attribute of the friend) pairs that are never asked in training, so that the exam can."""
+    """Share of the (person, attribute of the friend) pairs that only the exam asks; 0: training and exam ask all."""
 
     def __post_init__(self) -> None:
         check_attributes(self.attributes)
@@ -109,7 +109,7 @@ class ExamConfig:
     items: int = 400
     """Items of each kind, fewer where the world has not as many."""
     wordings: int = 6
-    """How many of the author's exam wordings an attribute gets, 4 to 8; half of them lack every training key word."""
+    """How many of the author's exam wordings an attribute gets, 4 to 8; a third of them lack every training key word."""
 
     def __post_init__(self) -> None:
         if self.items < 1 or not 4 <= self.wordings <= 8:

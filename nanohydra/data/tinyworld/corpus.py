@@ -62,7 +62,10 @@ class _Mixer:
             "small_talk": chats.small_talk,
         }
         self._chats, self._config, self._rng = chats, config, rng
-        possible = {"two_hop": "friend" in world.attributes, "ages": "birth_year" in world.attributes}
+        possible = {
+            "two_hop": len(world.attributes) > ("friend" in world.attributes) > 0,
+            "ages": "birth_year" in world.attributes,
+        }
         shares = {name: getattr(config, name) * possible.get(name, True) for name in TEXTS + CHATS}
         whole = sum(shares.values())
         if whole <= 0:

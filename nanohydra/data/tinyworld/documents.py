@@ -19,7 +19,7 @@ class Document:
     messages: list[Message] = field(default_factory=list)
 
     def plain(self) -> str:
-        """All words as plain text, a turn a line; calculator calls read like `12+30=42`. For tokenizers and people."""
+        """All words as plain text, a turn a line; calculator calls read like `12 + 30 = 42`. For tokenizers and people."""
         if self.text:
             return self.text
         return "\n".join(plain(message["content"]) for message in self.messages)
@@ -29,7 +29,7 @@ def plain(content: str | list[Part]) -> str:
     """A message's content as plain text."""
     if isinstance(content, str):
         return content
-    return "".join(p["text"] if p["type"] == "text" else f"{p['expression']}={p['result']}" for p in content)
+    return "".join(p["text"] if p["type"] == "text" else f"{p['expression']} = {p['result']}" for p in content)
 
 
 def user(words: str) -> Message:

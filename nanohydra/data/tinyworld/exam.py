@@ -82,7 +82,7 @@ def exam(
     items += _draw(config.items, unknown)
     if people is not None:
         return items
-    if "friend" in world.attributes:
+    if len(world.attributes) > ("friend" in world.attributes) > 0:
         items += _draw(config.items, lambda _: _two_hop(world, chats.two_hop()))
     if "birth_year" in world.attributes:
         items += _draw(config.items, lambda _: _item(world, "ages", chats.age(), "number"))

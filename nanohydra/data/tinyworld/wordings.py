@@ -1,7 +1,7 @@
 """Facts in words: statements, questions for training, other questions for the exam, and answers.
 
 Which of the author's wordings a world uses, and in what order, depends on its seed. Training and exam wordings come
-from two separate lists; half of the exam's wordings hold none of the key words that the training questions of their
+from two separate lists; a third of the exam's wordings hold none of the key words that the training questions of their
 attribute use (the author marks these with a star).
 """
 
@@ -42,11 +42,10 @@ def value_slots(fact: Fact) -> Slots:
 class AttributeWordings:
     """The wordings of one attribute in this world's order, as templates."""
 
-    keys: tuple[str, ...]
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     exam: tuple[str, ...]
-    """Exam wordings, in turn with and without a key word."""
+    """Exam wordings, every third one without any key word."""
     unseen_key: frozenset[str]
     """Those exam wordings without any key word."""
     answers: tuple[str, ...]
@@ -57,7 +56,7 @@ class AttributeWordings:
 class Wordings:
     """The wordings drawn for one world."""
 
-    def __init__(self, seed: int, questions: int = 36, exam: int = 6) -> None:
+    def __init__(self, seed: int, questions: int = 28, exam: int = 6) -> None:
         """Args: questions, exam: how many wordings an attribute gets in training and in the exam."""
         self._attributes: dict[str, AttributeWordings] = {}
         sections: Sections = {**load("people"), **load("places")}
@@ -66,9 +65,9 @@ class Wordings:
             pool = {part: rng.sample(lines, len(lines)) for part, lines in parts.items()}
             starred = [line[1:] for line in pool["exam"] if line[0] == "*"]
             plain = [line for line in pool["exam"] if line[0] != "*"]
-            mixed = [line for pair in zip(plain, starred, strict=False) for line in pair]
+            mixed = [line for three in zip(plain[::2], plain[1::2], starred, strict=False) for line in three]
+            mixed += [line for line in plain + starred if line not in mixed]
             self._attributes[attribute] = AttributeWordings(
-                keys=parts["keys"],
                 statements=tuple(pool["statements"]),
                 questions=tuple(_draw(pool["questions"], questions)),
                 exam=tuple(_draw(mixed, exam)),

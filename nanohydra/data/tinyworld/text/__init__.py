@@ -1,7 +1,7 @@
 """The author's lists: every sentence of tinyworld stands in a text file here, so that a person can read and edit it.
 
-Format: `# title` opens a section, `> part` a part of it, each other line is one alternative; `keys: words` and
-`accept: words` belong to the section. Nothing is a comment.
+Format: `# title` opens a section, `> part` a part of it, each other line is one alternative; `accept: words` belongs to
+the section. Nothing is a comment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Sections = dict[str, dict[str, tuple[str, ...]]]
 
 @cache
 def load(name: str) -> Sections:
-    """Reads `name`.txt beside this file. Returns title -> part -> lines; `keys` and `accept` are parts too."""
+    """Reads `name`.txt beside this file. Returns title -> part -> lines; `accept` is a part too."""
     sections: dict[str, dict[str, list[str]]] = {}
     section: dict[str, list[str]] = {}
     lines: list[str] = []
@@ -24,8 +24,6 @@ def load(name: str) -> Sections:
             section = sections.setdefault(line[2:], {})
         elif line.startswith("> "):
             lines = section.setdefault(line[2:], [])
-        elif line.startswith("keys: "):
-            section["keys"] = line[6:].split()
         elif line.startswith("accept: "):
             section["accept"] = [line[8:]]
         elif line:
