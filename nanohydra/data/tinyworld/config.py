@@ -59,7 +59,7 @@ class TinyworldConfig:
     """Share of questions for somebody's age, answered from the birth year by a calculator call."""
     small_talk: float = 0.03
     """Share of greetings, thanks, questions about the model itself and the like."""
-    question_wordings: int = 28
+    question_wordings: int = 36
     """How many of the author's question wordings an attribute gets in training, where there are as many."""
     cloze: float = 0.12
     """Share of the questions that are sentences to complete."""
@@ -109,8 +109,8 @@ class ExamConfig:
     items: int = 400
     """Items of each kind, fewer where the world has not as many."""
     wordings: int = 6
-    """How many of the author's exam wordings an attribute gets, 4 to 8; a third of them lack every training key word."""
+    """How many of the author's exam wordings an attribute gets, 4 to 14, where there are as many."""
 
     def __post_init__(self) -> None:
-        if self.items < 1 or not 4 <= self.wordings <= 8:
-            raise UserError("The exam needs items >= 1 and wordings from 4 to 8.")
+        if self.items < 1 or not 4 <= self.wordings <= 14:
+            raise UserError("The exam needs items >= 1 and wordings from 4 to 14.")

@@ -1,13 +1,13 @@
 """Facts in words: statements, questions for training, other questions for the exam, and answers.
 
 Which of the author's wordings a world uses, and in what order, depends on its seed. Training and exam wordings come
-from two separate lists; a third of the exam's wordings hold none of the key words that the training questions of their
-attribute use (the author marks these with a star).
+from two lists by two authors, and the exam's author never saw the training's list.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from nanohydra.data.tinyworld.names import Name
@@ -45,33 +45,46 @@ class AttributeWordings:
     statements: tuple[str, ...]
     questions: tuple[str, ...]
     exam: tuple[str, ...]
-    """Exam wordings, every third one without any key word."""
+    """Exam wordings; none is a training wording."""
     unseen_key: frozenset[str]
-    """Those exam wordings without any key word."""
+    """Those exam wordings that share no key word with the training questions."""
     answers: tuple[str, ...]
     none_statements: tuple[str, ...] = ()
     none_answers: tuple[str, ...] = ()
 
 
+ANYWHERE = frozenset(
+    """a all an and any as at best by can could d did do does for from get give got had has have he her him his how i
+    idea in is it kind know like me most name of on or other own people person place please say should so sort tell than
+    that the there these this those to town type was were what when where which who whom whose will with wonder would
+    you""".split()  # noqa: SIM905 - so many literals would read worse
+)
+"""Words that stand in questions for anything."""
+
+
+def key_words(template: str) -> set[str]:
+    """The stems of a question's own words: those that tell what it asks for."""
+    words = re.findall(r"[a-z]+", re.sub(r"{\w+}|'s", " ", template.lower()))
+    return {re.sub(r"(?<=\w{3})(ing|ed|es|s|e)$", "", word) for word in words if word not in ANYWHERE}
+
+
 class Wordings:
     """The wordings drawn for one world."""
 
-    def __init__(self, seed: int, questions: int = 28, exam: int = 6) -> None:
-        """Args: questions, exam: how many wordings an attribute gets in training and in the exam."""
+    def __init__(self, seed: int, questions_wanted: int = 36, exam_wanted: int = 6) -> None:
+        """Args: how many wordings an attribute gets in training and in the exam, where there are as many."""
         self._attributes: dict[str, AttributeWordings] = {}
         sections: Sections = {**load("people"), **load("places")}
         for attribute, parts in sections.items():
             rng = random.Random(f"tinyworld/{seed}/wordings/{attribute}")
             pool = {part: rng.sample(lines, len(lines)) for part, lines in parts.items()}
-            starred = [line[1:] for line in pool["exam"] if line[0] == "*"]
-            plain = [line for line in pool["exam"] if line[0] != "*"]
-            mixed = [line for three in zip(plain[::2], plain[1::2], starred, strict=False) for line in three]
-            mixed += [line for line in plain + starred if line not in mixed]
+            questions, asked = _draw(pool["questions"], questions_wanted), _draw(pool["exam"], exam_wanted)
+            trained = {word for line in questions for word in key_words(line)}
             self._attributes[attribute] = AttributeWordings(
                 statements=tuple(pool["statements"]),
-                questions=tuple(_draw(pool["questions"], questions)),
-                exam=tuple(_draw(mixed, exam)),
-                unseen_key=frozenset(starred),
+                questions=tuple(questions),
+                exam=tuple(asked),
+                unseen_key=frozenset(line for line in asked if not key_words(line) & trained),
                 answers=parts["answers"],
                 none_statements=parts.get("none statements", ()),
                 none_answers=parts.get("none answers", ()),
