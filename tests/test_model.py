@@ -228,12 +228,16 @@ def test_initial_weights(init: Init) -> None:
 
 def test_the_forward_pass_is_one_graph() -> None:
     """torch.compile finds no place where it must fall back to Python."""
-    for options in ({}, {"positions": "alibi", "sliding_window": 4, "norm": "layernorm", "mlp": "relu2"}):
+    for options in (
+        {},
+        {"dropout": 0.1, "positions": "alibi", "sliding_window": 4, "norm": "layernorm", "mlp": "relu2"},
+    ):
         model = Transformer(ModelConfig(**{**SHAPE, "num_hidden_layers": 1}, **options)).to(torch.bfloat16)
         ids, segments = torch.randint(0, 29, (2, 8)), torch.tensor([[0] * 3 + [1] * 5] * 2)
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         got = compiled(ids, segment_ids=segments)
-        torch.testing.assert_close(got, model(ids, segment_ids=segments))
+        if not model.config.dropout:
+            torch.testing.assert_close(got, model(ids, segment_ids=segments))
         got.float().sum().backward()
 
 
