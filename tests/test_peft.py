@@ -139,7 +139,7 @@ def test_round_trip(base: Qwen3ForCausalLM, tmp_path: Path, name: str) -> None:
     assert written == again.id == adapter_id(tmp_path / "a")
     assert again.metadata == adapter.metadata
     assert sorted(again.paths) == sorted(adapter.paths)
-    assert not again.trainable
+    assert not any(p.requires_grad for p in again.parameters())
     for path, layer in adapter.layers.items():
         assert again.layers[path].scale == layer.scale
         for key, value in layer.state_dict().items():

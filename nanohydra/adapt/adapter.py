@@ -48,11 +48,6 @@ class Adapter(nn.Module):
         """The adapted module paths in order, each with its layer."""
         return dict(zip(self.paths, self.children()))  # type: ignore[arg-type]
 
-    @property
-    def trainable(self) -> bool:
-        """Whether an optimizer may change it. If not, it is immutable and what is derived from it may be kept."""
-        return any(p.requires_grad for p in self.parameters())
-
     def check_fits(self, linears: Mapping[str, Linear]) -> None:
         """Raises UserError unless every path is one of the model's linear layers, with the same shape."""
         for path, layer in self.layers.items():

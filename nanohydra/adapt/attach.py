@@ -86,6 +86,7 @@ class Adapters(nn.Module):
         self._default: Call = BASE
         self._default_row: Row = None
         self._originals: dict[str, tuple[Tensor, Tensor]] = {}
+        self._trainable: set[str] = set()
         self._plans = Plans(self._linears, self._where)
 
     def _hook(self, path: str) -> Callable[[Linear, tuple[Tensor, ...], Tensor], Tensor | None]:
@@ -105,7 +106,7 @@ class Adapters(nn.Module):
     @property
     def names(self) -> list[str]:
         """The attached adapters, in the order they came."""
-        return [name for name, _ in self.named_children()]
+        return list(self._modules)  # a copy made at once: another thread may be adding one
 
     def __getitem__(self, name: str) -> Adapter:
         """The attached adapter of a name. Raises UserError where there is none."""
@@ -114,7 +115,7 @@ class Adapters(nn.Module):
         return self._modules[name]  # type: ignore[return-value]  # nothing but adapters is a submodule
 
     def create(self, name: str, config: AdapterConfig, seed: int = 0, over: Sequence[str] = ()) -> Adapter:
-        """A new trainable adapter, trained on top of the saved adapters `over` (the lowest first) if any are named."""
+        """A new trainable adapter, to be trained on top of the saved adapters `over` (lowest first) if any are named."""
         below = [self[n] for n in over]
         ids = tuple(adapter.id or "" for adapter in below)
         if not all(ids):
@@ -134,6 +135,8 @@ class Adapters(nn.Module):
         adapter.check_fits(self._linears)
         adapter.to(next(self._model[0].parameters()).device).train(self._model[0].training)
         self.add_module(name, adapter)
+        if any(p.requires_grad for p in adapter.parameters()):
+            self._trainable.add(name)
         return adapter
 
     def load(self, folder: Path | str, name: str | None = None) -> str:
@@ -147,26 +150,31 @@ class Adapters(nn.Module):
         return name
 
     def save(self, name: str, folder: Path | str) -> str:
-        """Writes an adapter as a PEFT folder with our sidecar; returns its id, the folder's content hash."""
-        return save_adapter(self[name], Path(folder))
+        """Writes an adapter as a PEFT folder with our sidecar; returns its id, the folder's content hash. It is frozen
+        from then on, so that the id always names what it is."""
+        identity = save_adapter(self[name], Path(folder))
+        self.freeze(name)
+        return identity
 
     def remove(self, name: str) -> None:
         """Detaches one adapter. Calls under way keep what they gathered of it."""
-        self[name]
         self._refuse_while_merged()
-        if name in self.resolve(self._default_row):
+        if self[name] and name in self.resolve(self._default_row):
             self.select(None)
         delattr(self, name)
+        self._trainable.discard(name)
         self._plans.forget(name)
 
     def freeze(self, name: str) -> None:
         """Ends an adapter's training: from here on it is immutable."""
         self[name].requires_grad_(False)
+        self._trainable.discard(name)
 
     def unfreeze(self, name: str) -> None:
         """Makes an adapter trainable (again); it is then another adapter, and has no id until it is saved."""
         adapter = self[name].requires_grad_(True)
         adapter.id = None
+        self._trainable.add(name)
         self._plans.forget(name)
 
     def close(self) -> None:
@@ -202,7 +210,8 @@ class Adapters(nn.Module):
 
     @contextmanager
     def using(self, row: Row) -> Iterator[None]:
-        """Within: all rows of every call use this adapter (or the base, None), with gradients to trainable ones."""
+        """Within: all rows of every call use this adapter (or the base, None), with gradients to trainable ones. With
+        activation checkpointing the backward pass computes layers again, so it belongs within, too."""
         with self._calling(self._stack_call(row)):
             yield
 
@@ -211,7 +220,7 @@ class Adapters(nn.Module):
         """Within: row i of every batch uses the adapter `rows[i]`, all in one computation. For inference: gathering
         cuts gradients, so trainable adapters are refused while gradients are recorded."""
         stacks = tuple(self.resolve(row) for row in rows)
-        moving = frozenset(name for stack in {*stacks} for name in stack if self[name].trainable)
+        moving = frozenset(name for stack in stacks for name in stack if name in self._trainable)
         if moving and torch.is_grad_enabled():
             raise ValueError("rows() passes no gradients: use using() to train, or torch.no_grad() to measure.")
         with self._calling(RowsCall(self._plans.plan(stacks, self._layers, moving)) if any(stacks) else BASE):

@@ -1,9 +1,9 @@
 """A batch whose rows have different adapters, in one computation: each row's factors are gathered into stacked tensors.
 
 Every stack of adapters is flattened once into one vector with the factors of all its layers, ranks padded with zeros to
-a common R. A batch's rows are then one `torch.stack` of such vectors, kept while the same rows come again, and a layer
-is two batched products over views of it. Layers that share their input (q, k and v; gate and up) share the first
-product. A row without an adapter is not touched: its output is the base's to the bit.
+a common R. A batch's rows are then `torch.stack`s of parts of such vectors, kept while the same rows come again, and a
+layer is two batched products. Layers that share their input (q, k and v; gate and up) share the first product. A row
+without an adapter is not touched: its output is the base's to the bit.
 """
 
 from __future__ import annotations
@@ -126,16 +126,18 @@ class Plan:
             used = used[:1]
         self.n = len(used)
         """1 where all adapted rows have the same adapter, else the number of adapted rows."""
-        data = _stack([flat.data for flat in used])
         gains = None
         if any(flat.gains is not None for flat in used):
-            gains = _stack([data.new_zeros(layout.gains) if flat.gains is None else flat.gains for flat in used])
+            unchanged = torch.zeros(layout.gains, dtype=layout.dtype, device=layout.device)
+            gains = _stack([unchanged if flat.gains is None else flat.gains for flat in used])
         paths = frozenset[str]().union(*(flat.paths for flat in used))
         self.views: dict[str, _View] = {}
+        first: dict[int, Tensor] = {}  # A of each group
         for path, place in layout.places.items():
             if path in paths:
-                a = data[:, place.a].view(self.n, *place.a_shape)
-                b = data[:, place.b].view(self.n, *place.b_shape)
+                if place.group not in first:
+                    first[place.group] = _stack([flat.data[place.a].view(place.a_shape) for flat in used])
+                a, b = first[place.group], _stack([flat.data[place.b].view(place.b_shape) for flat in used])
                 gain = None if gains is None else gains[:, None, place.gain]
                 self.views[path] = _View(place.group, a, place.columns, b, gain)
 
@@ -235,7 +237,8 @@ class RowsCall:
             out.baddbmm_(hidden, view.b)
         else:
             out.add_(torch.bmm(hidden, view.b))
-        out = out.view(part.shape)
+        if out.shape != part.shape:
+            out = out.view(part.shape)
         return out if active is None else y.index_copy_(0, active, out)
 
     def _hidden(self, view: _View, x: Tensor) -> Tensor:
