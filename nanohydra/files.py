@@ -32,7 +32,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"No space left while writing {path}. Free some disk and run the same command again.") from e
+            raise UserError(
+                f"No space left while writing {path}. Free some disk and run the same command again."
+            ) from e
         if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"Not allowed to write {path}. Choose another folder, or set NANOHYDRA_HOME.") from e
         raise

@@ -46,7 +46,8 @@ def test_every_verb_has_a_module_and_help(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("verb", ["", "train", "speedrun", "chat", "sft", "eval"])
 def test_help_imports_no_torch(verb: str) -> None:
-    code = f"import sys; from nanohydra.cli import main\ntry: main({[verb] if verb else []} + ['--help'])\nexcept SystemExit: pass\n"
+    argv = [*filter(None, [verb]), "--help"]
+    code = f"import sys; from nanohydra.cli import main\ntry: main({argv})\nexcept SystemExit: pass\n"
     code += "assert 'torch' not in sys.modules, 'torch'; assert 'scipy' not in sys.modules, 'scipy'"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 

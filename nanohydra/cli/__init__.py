@@ -17,6 +17,7 @@ VERBS = {
     "data": "look at corpora, prepare token shards, check for leaks",
     "tokenizer": "train a tokenizer, encode and decode with it",
     "runs": "list, show and compare runs",
+    "continual": "domains in sequence: run every strategy, report what was forgotten",
     "lab": "variants x seeds: run, report, compare",
     "info": "versions, machine and folders",
 }

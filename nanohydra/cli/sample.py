@@ -14,7 +14,9 @@ def main(argv: list[str]) -> None:
     p.add_argument("-n", "--number", type=int, default=1, help="how many continuations")
     p.add_argument("--int8", type=bool, default=False, help="int8 weights: less memory, faster on a CPU")
     p.add_argument("--sampling", type=SamplingParams, default=SamplingParams(temperature=0.8, top_p=0.95))
-    p.add_argument("--attention", type=str | None, default=None, help="draw the prompt's attention maps into this PNG file")
+    p.add_argument(
+        "--attention", type=str | None, default=None, help="draw the prompt's attention maps into this PNG file"
+    )
     args = parse(p, argv)
     if args.attention is not None:
         from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nanohydra.data.batch import Batch
-from nanohydra.data.chat import Message, render_chat
+from nanohydra.data.chat import ROLES, Message, render_chat
 from nanohydra.data.corpora import corpus
 from nanohydra.data.loader import Order, PackedConversations, RowSource, TokenStream
 from nanohydra.data.shards import MANIFEST, Shards
@@ -101,7 +101,9 @@ def _prepare_world(data: DataSection, seed: int) -> Prepared:
     """
     whole = list(documents(world_of(data, seed), data.tinyworld, seed, tokens=data.world_tokens))
     cut = round(len(whole) * (1 - data.validation_share))
-    tokenizer = _tokenizer(data, [document.plain() for document in whole[: min(cut, TOKENIZER_SAMPLE)]])
+    # The roles stand in every turn, but not in the plain text: without them, each would be three tokens.
+    sample = [document.plain() for document in whole[: min(cut, TOKENIZER_SAMPLE)]]
+    tokenizer = _tokenizer(data, [*sample, *[role + "\n" for role in ROLES] * 1000])
     train, held_out = (
         [piece for document in part for piece in learned(tokenizer, document, data.seq_len)]
         for part in (whole[:cut], whole[cut:])
