@@ -21,13 +21,13 @@ def run(recipe: Path, out: Path | None = None, jobs: int | None = None, say: Cal
     Returns:
         The path of report.md.
     """
-    from nanohydra.continual.config import ContinualRecipe
+    from nanohydra.continual.plan import Plan
     from nanohydra.continual.runner import run_experiment
     from nanohydra.home import runs_dir
 
-    read = ContinualRecipe.load(recipe)
-    folder = out or runs_dir() / "continual" / read.name
-    run_experiment(read, folder, jobs=jobs, say=say)
+    plan = Plan.load(recipe)
+    folder = out or runs_dir() / "continual" / plan.recipe.name
+    run_experiment(plan, folder, jobs=jobs, say=say)
     return report(folder)
 
 

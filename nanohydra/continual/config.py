@@ -6,12 +6,11 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from nanohydra.adapt.config import AdapterConfig
 from nanohydra.errors import UserError, did_you_mean
-from nanohydra.jobs.config import DataSection, Recipe, read_recipe
+from nanohydra.jobs.config import DataSection, Recipe
 from nanohydra.train.config import TrainConfig
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -165,13 +164,11 @@ class ContinualRecipe:
         for name in self.strategies:
             if not NAME.fullmatch(name):
                 raise UserError(f'strategies: "{name}" names a folder: use letters, digits, _ and -.')
+        if self.base.recipe is not None and self.base.recipe.data.seq_len != self.seq_len:
+            raise UserError("seq_len and base.recipe.data.seq_len must be equal: rows of both are mixed.")
         for section in self.domains:
             if section.session and (self.base.recipe is None or self.base.recipe.data.corpus != "tinyworld"):
                 raise UserError(f"domains: {section.name} is a session of tinyworld: base.recipe must train on it.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain nested data, as in the YAML file."""
-        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ContinualRecipe:
@@ -180,7 +177,9 @@ class ContinualRecipe:
 
         check_keys(cls, values, "")
         missing = [
-            f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is MISSING and f.name not in values
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is f.default_factory is MISSING and f.name not in values
         ]
         if missing:
             raise UserError(f"The recipe lacks {missing[0]}: see recipes/continual/tinyworld-sessions.yaml.")
@@ -193,11 +192,6 @@ class ContinualRecipe:
         except Exception as e:  # jsonargparse raises several kinds, each a sentence about one value
             raise UserError(f"The recipe is not right: {' '.join(str(e).split())}") from e
         return recipe
-
-    @classmethod
-    def load(cls, path: Path) -> ContinualRecipe:
-        """Reads a YAML file."""
-        return cls.from_dict(read_recipe(path))
 
 
 def check_keys(kind: type[Any], values: Mapping[str, Any], where: str) -> None:

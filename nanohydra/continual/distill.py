@@ -18,7 +18,9 @@ from nanohydra.model.transformer import Transformer
 from nanohydra.train.objectives import Objective, cross_entropy_sum
 
 
-def near_teacher(teacher: Speaker, weight: float, *, only_replayed: bool = False, temperature: float = 1.0) -> Objective:
+def near_teacher(
+    teacher: Speaker, weight: float, *, only_replayed: bool = False, temperature: float = 1.0
+) -> Objective:
     """Cross-entropy plus the KL term.
 
     only_replayed: the term counts for rows of earlier domains alone: about the new ones the teacher knows nothing.
@@ -33,7 +35,7 @@ def near_teacher(teacher: Speaker, weight: float, *, only_replayed: bool = False
         counted = torch.ones_like(kept, dtype=torch.bool)
         if only_replayed:
             replayed = batch.replayed if isinstance(batch, RehearsedBatch) else None
-            counted = torch.zeros_like(counted) if replayed is None else replayed[kept // batch.targets.shape[1]]  # type: ignore[index]
+            counted = torch.zeros_like(counted) if replayed is None else replayed[kept // batch.targets.shape[1]]
         kl = torch.zeros((), device=ce.device)
         if weight and counted.any():
             with torch.no_grad(), teacher() as wise:

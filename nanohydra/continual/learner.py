@@ -77,7 +77,8 @@ class Learner:
 def copy_adapter(adapter: Adapter) -> Adapter:
     """The same adapter apart, frozen."""
     metadata = Metadata(adapter.metadata.base, adapter.metadata.over)
-    return Adapter(adapter.config, {p: copy.deepcopy(l) for p, l in adapter.layers.items()}, metadata).requires_grad_(False)
+    layers = {path: copy.deepcopy(layer) for path, layer in adapter.layers.items()}
+    return Adapter(adapter.config, layers, metadata).requires_grad_(False)
 
 
 def nbytes(tensors: object) -> int:

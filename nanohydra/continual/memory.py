@@ -200,7 +200,9 @@ def join(a: Batch, b: Batch) -> Batch:
         whole = [
             (torch.zeros_like(x.input_ids), torch.arange(x.input_ids.shape[1]).expand_as(x.input_ids)) for x in (a, b)
         ]
-        joined.segment_ids = torch.cat([s if x.segment_ids is None else x.segment_ids for x, (s, _) in zip((a, b), whole)])
+        joined.segment_ids = torch.cat(
+            [s if x.segment_ids is None else x.segment_ids for x, (s, _) in zip((a, b), whole)]
+        )
         joined.positions = torch.cat([p if x.positions is None else x.positions for x, (_, p) in zip((a, b), whole)])
     return joined
 

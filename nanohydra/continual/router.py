@@ -86,7 +86,10 @@ class CentroidRouter:
     @property
     def nbytes(self) -> int:
         """Bytes of means and scatter."""
-        return sum(t.numel() * t.element_size() for t in (*self.means.values(), *([] if self.scatter is None else [self.scatter])))
+        return sum(
+            t.numel() * t.element_size()
+            for t in (*self.means.values(), *([] if self.scatter is None else [self.scatter]))
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All of it."""

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanohydra.continual.config import ContinualRecipe
-from nanohydra.continual.domains import Domain, base_domain, make_domains, save_base_tokens
-from nanohydra.continual.plan import base_folder
+from nanohydra.continual.domains import Domain, base_domain, make_domains, save_text
+from nanohydra.continual.plan import Plan
 from nanohydra.continual.strategy import Setup, Stage, Strategy, read_settings
 from nanohydra.data.order import random_bits
 from nanohydra.files import write_json
@@ -39,7 +38,7 @@ def train_base(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
     """Trains the base of one seed and leaves it, with its tokens, in run_dir/base (a job of a lab)."""
     whole = Recipe.from_dict({**recipe["base"], "seed": recipe["seed"]})
     trained = run_recipe(whole, run_dir, quiet=True)
-    save_base_tokens(run_dir / "base", trained.prepared.train, trained.prepared.validation)
+    save_text(run_dir / "base", trained.prepared)
     return {
         "metrics": {name: estimate.value for name, estimate in trained.estimates.items()},
         "parameters": trained.model.config.parameters(),
@@ -51,11 +50,11 @@ def train_base(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
 def run_strategy(recipe: dict[str, Any], run_dir: Path) -> Mapping[str, Any]:
     """Leads one strategy through the sequence with one seed (a job of a lab); goes on after the last finished stage."""
     row, settings, seed = recipe["row"], recipe["settings"], recipe["seed"]
-    whole = ContinualRecipe.from_dict({**recipe["experiment"], "strategies": {row: settings}, "seeds": [seed]})
-    folder = base_folder(whole, run_dir.parents[3], seed)
+    mine = {"name": "experiment", "strategies": {row: settings}, "seeds": [seed]}
+    plan = Plan.of({**recipe["experiment"], **mine})
+    whole, folder = plan.recipe, plan.base_folder(run_dir.parents[3], seed)
     model, tokenizer = load_base(folder, torch.float32)
-    base = base_domain(whole, folder, tokenizer, seed) or Domain(whole.base.name, None, 0, ())
-    domains = [base, *make_domains(whole, tokenizer, folder, seed)]
+    domains = [base_domain(whole, folder, tokenizer, seed), *make_domains(whole, tokenizer, folder, seed)]
     kind, parsed = read_settings(row, settings)
     train = dataclasses.replace(whole.train, **_budget(parsed.train))
     model.to(join(train.device).device)
@@ -96,7 +95,7 @@ class Journey:
     def run(self) -> dict[str, Any]:
         """Does what stages are missing and returns the record:
 
-        values[view][domain][metric][k]     what was measured after stage k
+        values[view][domain][metric][k]     what was measured after stage k; k = 0: of the base as it was given
         stored[k]                           bytes kept after stage k, by what they are for
         stage_seconds[k], cpu_seconds[k]    of stage k: training and what the strategy does around it, not measuring
         tokens, seconds                     of all training
@@ -111,6 +110,8 @@ class Journey:
         seed = int(random_bits(self.seed, np.array([number]))[0] >> np.uint64(33))
         steps = {} if domain.steps is None else _budget({"steps": domain.steps})
         stage = Stage(number, domain, self.domains[:number], dataclasses.replace(self.train, seed=seed, **steps))
+        if not number:
+            self._measure()  # before a strategy prepares its base: what that costs counts as forgetting
         wall, cpu = time.monotonic(), time.process_time()
         if domain.source is not None and (number or strategy.prepares_base):
             strategy.start_stage(stage)
@@ -123,7 +124,8 @@ class Journey:
         self.record["stage_seconds"].append(round(time.monotonic() - wall, 3))
         self.record["cpu_seconds"].append(round(time.process_time() - cpu, 3))
         self.record["stored"].append(strategy.stored())
-        self._measure()
+        if number:
+            self._measure()
 
     def _measure(self) -> None:
         self.strategy.model.eval()

@@ -96,7 +96,9 @@ class Strategy:
     def adapter_config(self) -> AdapterConfig:
         """The adapters' kind, with the strategy's rank; the scale alpha / r stays."""
         config, rank = self.setup.adapter, self.settings.rank
-        return config if rank is None else dataclasses.replace(config, rank=rank, alpha=config.alpha / config.rank * rank)
+        return (
+            config if rank is None else dataclasses.replace(config, rank=rank, alpha=config.alpha / config.rank * rank)
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -151,7 +153,9 @@ class Strategy:
     def stored(self) -> dict[str, int]:
         """Bytes kept from stage to stage beside one model of the base's size, by what they are for."""
         adapters = self.learner.adapters
-        return {"adapters": sum(p.numel() * p.element_size() for p in self.learner.trained.values())} if adapters else {}
+        return (
+            {"adapters": sum(p.numel() * p.element_size() for p in self.learner.trained.values())} if adapters else {}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that later stages and answers need: a tree of dicts and lists with tensors, numbers, text."""

@@ -47,7 +47,9 @@ class Joint(Strategy):
 
     def train_config(self, stage: Stage) -> TrainConfig:
         if stage.train.steps is None:
-            raise UserError("joint needs a budget in steps, to give each domain as many as the others do: set train.steps.")
+            raise UserError(
+                "joint needs a budget in steps, to give each domain as many as the others do: set train.steps."
+            )
         return replace(stage.train, steps=stage.train.steps * len(_with_text(stage)))
 
     def stored(self) -> dict[str, int]:

@@ -93,7 +93,9 @@ class LoRAPerTask(Strategy):
                 continue
             if f"merged-{view}" in self.adapters.names:
                 self.adapters.remove(f"merged-{view}")
-            weight = (self.settings.merge_weights or {}).get(view, 1 / len(self.domains) if view in ("linear", "svd") else 1.0)
+            weight = (self.settings.merge_weights or {}).get(
+                view, 1 / len(self.domains) if view in ("linear", "svd") else 1.0
+            )
             parts: list[Adapter] = [self.adapters[name] for name in self.domains]
             generator = torch.Generator().manual_seed(self.setup.seed)
             merged = combine(parts, [weight] * len(parts), view, self.settings.density, generator=generator)

@@ -1,6 +1,6 @@
 """Fine-tuning on each domain as it comes, with no care for the earlier ones: the row to beat.
 
-    theta_k = argmin_theta L_k(theta), starting from theta_{k-1}
+theta_k = argmin_theta L_k(theta), starting from theta_{k-1}
 """
 
 from __future__ import annotations
