@@ -40,16 +40,20 @@ def test_packed_equals_linear(shape):
 def test_int8_is_the_exact_product_of_rounded_numbers(shape):
     x, weight, bias = case(shape)
     layer = Int8Linear(weight, bias)
-    steps = layer.levels / x.abs().amax(1, keepdim=True).clamp(min=1e-12)
-    inputs = (torch.floor(torch.addcmul(layer.middle, x, steps)) - layer.zero).double()
-    weights = (weight / layer.scale[:, None]).round().double()
-    exact = (inputs @ weights.T) * layer.scale.double() / steps.double() + (0 if bias is None else bias.double())
-    y = layer(x)
-    torch.testing.assert_close(y.double(), exact, atol=1e-6, rtol=1e-4)
+    low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
+    step = ((high - low) / layer.levels).clamp(min=1e-20)
+    shift = (low / step).round()
+    levels = torch.floor(torch.addcdiv(0.5 - shift, x, step))
+    assert levels.min() >= 0
+    assert levels.max() <= layer.levels + 1
+    inputs = (levels + shift).double() * step.double()
+    weights = (weight / layer.scale[:, None]).round().double() * layer.scale.double()[:, None]
+    y, added = layer(x), 0 if bias is None else bias.double()
+    size = x.abs().amax(1, keepdim=True).double() * weights.abs().sum(1)  # terms may cancel: fp32 rounds by their size
+    assert ((y - (inputs @ weights.T + added)).abs() <= 1e-5 * (size + 1)).all()
     # Each factor is off by at most half a step.
-    half_x, half_w = 0.5 / steps, 0.5 * layer.scale
-    bound = half_x * weight.abs().sum(1) + half_w * (x.abs() + half_x).sum(1, keepdim=True)
-    assert ((y - F.linear(x, weight, bias)).abs() <= bound * 1.001 + 1e-5).all()
+    bound = 0.5 * step * weight.abs().sum(1) + 0.5 * layer.scale * (x.abs() + 0.5 * step).sum(1, keepdim=True)
+    assert ((y - F.linear(x, weight, bias)).abs() <= bound * 1.001 + 1e-5 * (size + 1)).all()
 
 
 @settings(deadline=None)
