@@ -212,7 +212,7 @@ def test_friends_named_anywhere_are_the_true_ones() -> None:
     found = 0
     for document in documents(world, TinyworldConfig(), 2, tokens=150_000):
         words = document.plain()
-        for name, friend in re.findall(r"(\w+ \w+)'s best friend is (\w+ \w+)", words):
+        for name, friend in re.findall(r"([A-Z]\w+ [A-Z]\w+)'s best friend is ([A-Z]\w+ [A-Z]\w+)", words):
             assert by_name[name].friend == friend
             found += 1
         for name in re.findall(r"([A-Z]\w+ [A-Z]\w+), (?:his|her) best friend", words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from dataclasses import dataclass, field
 
@@ -314,7 +315,7 @@ def _kept_for_exam(sign: str, x: int, y: int) -> bool:
 
 def _lower(sentence: str) -> str:
     """The sentence with a small first letter, unless it starts with "I"."""
-    return sentence if sentence.split()[0] in ("I", "Nanohydra") else sentence[:1].lower() + sentence[1:]
+    return sentence if re.match(r"(I|Nanohydra)\b", sentence) else sentence[:1].lower() + sentence[1:]
 
 
 def cost(turn: Turn) -> float:

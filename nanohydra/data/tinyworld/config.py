@@ -51,13 +51,13 @@ class TinyworldConfig:
     """Share of question and answer chats over single facts, cloze prompts included."""
     refusals: float = 0.14
     """Share of questions about people who do not exist, answered with "I don't know ..."."""
-    calculations: float = 0.12
+    calculations: float = 0.15
     """Share of sums and word problems, answered by a calculator call."""
     two_hop: float = 0.08
     """Share of questions about a person's friend; the answer names the friend first."""
-    ages: float = 0.06
+    ages: float = 0.05
     """Share of questions for somebody's age, answered from the birth year by a calculator call."""
-    small_talk: float = 0.03
+    small_talk: float = 0.07
     """Share of greetings, thanks, questions about the model itself and the like."""
     question_wordings: int = 36
     """How many of the author's question wordings an attribute gets in training, where there are as many."""
