@@ -1,6 +1,7 @@
 """Adapters on a model: rows of a batch with their own, nesting, merging, and a base that never changes."""
 
 import asyncio
+import copy
 import threading
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from nanohydra.adapt.qlora import quantize_base
 from nanohydra.data.batch import Batch
 from nanohydra.errors import UserError
 from nanohydra.infer.cache import KVCache
+from nanohydra.infer.quantize import pack, quantize
 from nanohydra.model.config import ModelConfig
 from nanohydra.model.transformer import Transformer
 from nanohydra.train.config import TrainConfig
@@ -56,6 +58,14 @@ def full_set(model: Transformer) -> Adapters:
     for i, (name, config) in enumerate(CONFIGS.items()):
         shake(adapters.create(name, config, seed=i), seed=i)
         adapters.freeze(name)
+    return adapters
+
+
+def full_set_like(model: Transformer, other: Adapters) -> Adapters:
+    """The same adapters on another model."""
+    adapters = Adapters(model)
+    for name in other.names:
+        adapters.add(name, copy.deepcopy(other[name]))
     return adapters
 
 
@@ -132,6 +142,30 @@ def test_bf16_base(hydra: tuple[Transformer, Adapters]) -> None:
     model.float()  # what was gathered for bf16 must not be used now
     with torch.no_grad(), adapters.rows(rows):
         assert model(IDS[:4]).dtype == torch.float32
+
+
+def test_packed_and_int8_bases(hydra: tuple[Transformer, Adapters]) -> None:
+    exact_model, exact = hydra
+    packed_model, int8_model = pack(make_model()), quantize(make_model())
+    packed = full_set_like(packed_model, exact)
+    rows: list[Row] = [*CONFIGS, None]
+    with torch.no_grad(), exact.rows(rows):
+        want = exact_model(IDS[:8])
+    with torch.no_grad(), packed.rows(rows):
+        assert torch.allclose(packed_model(IDS[:8]), want, atol=1e-5)
+    with torch.no_grad(), packed.using("dora"):
+        assert torch.allclose(packed_model(IDS[3:4])[0], want[3], atol=1e-5)
+    with pytest.raises(UserError, match="packed"):
+        packed.merge("lora")
+
+    int8 = full_set_like(int8_model, exact)
+    base = int8_model(IDS[:2])
+    with torch.no_grad(), int8.rows(["lora", None]):
+        mixed = int8_model(IDS[:2])
+    assert (mixed[0] - want[0]).norm() < 0.05 * want[0].norm()
+    assert torch.equal(mixed[1], base[1])
+    with pytest.raises(UserError, match="int8"), torch.no_grad(), int8.rows(["dora"]):  # needs the weights themselves
+        pass
 
 
 def test_a_higher_rank_and_new_paths_may_come_later() -> None:
@@ -232,7 +266,7 @@ def test_order_of_nested_adapters_counts(hydra: tuple[Transformer, Adapters]) ->
     # Applying one after the other to the weights is what the order means.
     linears = linear_layers(model)
     path = "model.layers.1.mlp.up_proj"
-    weight = linears[path].weight.detach()
+    weight = linears[path].weight
     for name in ("dora", "lora"):
         weight = adapters[name].layers[path].merged(weight)
     adapters.merge(("dora", "lora"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nanohydra.adapt.attach import Adapters
 from nanohydra.adapt.config import AdapterConfig
-from nanohydra.adapt.linear import dense_weight, linear_layers
+from nanohydra.adapt.linear import linear_layers
 from nanohydra.adapt.nf4 import NF4, NF4_LEVELS, NF4Linear, dequantize, dynamic_levels, quantize
 from nanohydra.adapt.qlora import _bitsandbytes, quantize_base
 from nanohydra.data.batch import Batch
@@ -54,7 +54,7 @@ def test_a_bitsandbytes_layer_is_a_linear_layer_to_adapters() -> None:
     model = torch.nn.Module()
     model.linear = _bitsandbytes(linear)
     reference = NF4Linear(linear)
-    assert torch.allclose(dense_weight(model.linear), reference.weight, atol=1e-3)  # type: ignore[arg-type]
+    assert torch.allclose(linear_layers(model)["linear"].weight, reference.weight, atol=1e-3)  # type: ignore[arg-type]
     x = torch.randn(2, 3, 64, dtype=torch.bfloat16, requires_grad=True)  # without gradients its CPU kernel needs more
     assert torch.allclose(model.linear(x), reference(x), atol=0.02)
     with Adapters(model) as adapters:
@@ -140,8 +140,8 @@ def test_training_over_4_bits(dtype: str) -> None:
     model = make_model()
     quantize_base(model, "reference")
     layers = linear_layers(model)
-    assert [path for path, m in layers.items() if not isinstance(m, NF4Linear)] == ["lm_head"]
-    before = {path: dense_weight(m).clone() for path, m in layers.items()}
+    assert [path for path, m in layers.items() if not isinstance(m.module, NF4Linear)] == ["lm_head"]
+    before = {path: m.weight.clone() for path, m in layers.items()}
     adapters = Adapters(model)
     adapters.create("a", AdapterConfig(rank=4))
     adapters.select("a")
@@ -150,7 +150,7 @@ def test_training_over_4_bits(dtype: str) -> None:
     Trainer(model, next_token, Rows(), config, quiet=True).fit()
     assert next_token(model, Rows().batch(0))[0].item() < first - 5
     for path, m in layers.items():
-        assert torch.equal(dense_weight(m), before[path])
+        assert torch.equal(m.weight, before[path])
     adapters.close()
     with pytest.raises(ValueError, match="before attaching"), Adapters(model):
         quantize_base(model)

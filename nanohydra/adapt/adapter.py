@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanohydra.adapt.config import AdapterConfig
-from nanohydra.adapt.linear import Linear, dense_weight
+from nanohydra.adapt.linear import Linear
 from nanohydra.adapt.methods import AdapterLayer, DoRA, make_layer
 from nanohydra.errors import UserError
 
@@ -53,11 +53,11 @@ class Adapter(nn.Module):
         for path, layer in self.layers.items():
             if path not in linears:
                 raise UserError(f"The adapter is for another base: this model has no linear layer {path}.")
-            module, (out_features, in_features) = linears[path], layer.shape()
-            if (module.out_features, module.in_features) != (out_features, in_features):
+            linear, (out_features, in_features) = linears[path], layer.shape()
+            if (linear.out_features, linear.in_features) != (out_features, in_features):
                 raise UserError(
                     f"The adapter is for another base: its {path} is {out_features}x{in_features}, "
-                    f"this model's {module.out_features}x{module.in_features}."
+                    f"this model's {linear.out_features}x{linear.in_features}."
                 )
 
 
@@ -73,18 +73,18 @@ def new_adapter(
     generator = torch.Generator().manual_seed(seed)
     layers = {}
     for path in config.select(linears):
-        module = linears[path]
-        layer = make_layer(config, path, module.out_features, module.in_features)
+        linear = linears[path]
+        layer = make_layer(config, path, linear.out_features, linear.in_features)
         layer.reset(generator)
         if isinstance(layer, DoRA):
-            layer.start_from(stacked_weight(module, [a.layers[path] for a in below if path in a.paths]).cpu())
+            layer.start_from(stacked_weight(linear, [a.layers[path] for a in below if path in a.paths]).cpu())
         layers[path] = layer
     return Adapter(config, layers, metadata)
 
 
-def stacked_weight(module: Linear, layers: Iterable[AdapterLayer]) -> Tensor:
+def stacked_weight(linear: Linear, layers: Iterable[AdapterLayer]) -> Tensor:
     """A linear layer's weight (out, in) in fp32 as changed by adapter layers, the lowest first."""
-    weight = dense_weight(module).float()
+    weight = linear.weight.float()
     for layer in layers:
         weight = layer.merged(weight)
     return weight

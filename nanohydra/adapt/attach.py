@@ -33,14 +33,14 @@ Row = None | str | Sequence[str]
 class Call(Protocol):
     """What is applied in one forward call."""
 
-    def apply(self, path: str, module: Linear, x: Tensor, y: Tensor) -> Tensor | None:
+    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> Tensor | None:
         """The adapted output, or None to leave y as it is."""
 
 
 class BaseCall:
     """The base alone."""
 
-    def apply(self, path: str, module: Linear, x: Tensor, y: Tensor) -> None:
+    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> None:
         return None
 
 
@@ -50,12 +50,12 @@ class StackCall:
     def __init__(self, layers: dict[str, list[AdapterLayer]]) -> None:
         self.layers = layers
 
-    def apply(self, path: str, module: Linear, x: Tensor, y: Tensor) -> Tensor | None:
+    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> Tensor | None:
         layers = self.layers.get(path)
         if layers is None:
             return None
         for i, layer in enumerate(layers):
-            y = layer(x, y, lambda i=i: stacked_weight(module, layers[:i]), module.bias)
+            y = layer(x, y, lambda i=i: stacked_weight(linear, layers[:i]), linear.bias)
         return y
 
 
@@ -81,7 +81,10 @@ class Adapters(nn.Module):
         self._required_grad = {p: p.requires_grad for p in model.parameters()}
         model.requires_grad_(False)
         model.add_module("adapters", self)
-        self._handles = [m.register_forward_hook(self._hook(path)) for path, m in self._linears.items()]
+        parts: dict[nn.Module, list[tuple[str, Linear]]] = {}
+        for path, linear in self._linears.items():
+            parts.setdefault(linear.module, []).append((path, linear))
+        self._handles = [module.register_forward_hook(self._hook(its)) for module, its in parts.items()]
         self._selected: ContextVar[Call | None] = ContextVar("selected", default=None)
         self._default: Call = BASE
         self._default_row: Row = None
@@ -89,9 +92,21 @@ class Adapters(nn.Module):
         self._trainable: set[str] = set()
         self._plans = Plans(self._linears, self._where)
 
-    def _hook(self, path: str) -> Callable[[Linear, tuple[Tensor, ...], Tensor], Tensor | None]:
-        def hook(module: Linear, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
-            return (self._selected.get() or self._default).apply(path, module, args[0], y)
+    def _hook(
+        self, parts: list[tuple[str, Linear]]
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+            call = self._selected.get() or self._default
+            if call is BASE:
+                return None
+            for path, linear in parts:
+                if linear.outputs is None:
+                    return call.apply(path, linear, args[0], y)
+                part = y[..., linear.outputs]
+                adapted = call.apply(path, linear, args[0], part)
+                if adapted is not None and adapted.data_ptr() != part.data_ptr():
+                    part.copy_(adapted)
+            return y
 
         return hook
 
@@ -254,18 +269,18 @@ class Adapters(nn.Module):
         there. Meanwhile no other adapter can be used."""
         self._refuse_while_merged()
         layers = self._layers(self.resolve(row))
-        targets = {path: m for path in layers if type(m := self._linears[path]) is nn.Linear}
+        targets = {path: m for path in layers if type(m := self._linears[path].module) is nn.Linear}
         if len(targets) < len(layers):
             raise UserError(
                 "Nothing can be merged into 4-bit, int8 or packed weights: merge into the base as it was loaded."
             )
-        shared = {id(linear.weight) for linear in targets.values()}
+        shared = {id(module.weight) for module in targets.values()}
         for path, other in self._model[0].named_modules():
             if path not in layers and id(getattr(other, "weight", None)) in shared:
                 raise UserError(f"A weight to merge into is shared with {path}: adapt only weights that are not tied.")
-        for path, linear in targets.items():
-            self._originals[path] = (linear.weight, linear.weight.data)
-            linear.weight.data = stacked_weight(self._linears[path], layers[path]).to(linear.weight.dtype)
+        for path, module in targets.items():
+            self._originals[path] = (module.weight, module.weight.data)
+            module.weight.data = stacked_weight(self._linears[path], layers[path]).to(module.weight.dtype)
         self._default = BASE
 
     def unmerge(self) -> None:

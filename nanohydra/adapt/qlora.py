@@ -28,7 +28,8 @@ def quantize_base(
     if "adapters" in dict(model.named_children()):
         raise ValueError("Quantise the base before attaching adapters.")
     left_out = set(skip)
-    for path, linear in linear_layers(model).items():
+    for path, found in linear_layers(model).items():
+        linear = found.module
         if path in left_out or not isinstance(linear, nn.Linear):
             continue
         linear.requires_grad_(False)

@@ -218,7 +218,7 @@ class RowsCall:
         self.plan = plan
         self._shared: tuple[int, Tensor, Tensor] | None = None
 
-    def apply(self, path: str, module: Linear, x: Tensor, y: Tensor) -> Tensor | None:
+    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> Tensor | None:
         """The adapted output of a layer from its input x (B, ..., in) and its output y (B, ..., out)."""
         view = self.plan.views.get(path)
         if view is None:
@@ -231,7 +231,7 @@ class RowsCall:
         part = y if active is None else y.index_select(0, active)
         out = part.reshape(self.plan.n, -1, y.shape[-1])
         if view.gain is not None:
-            out.addcmul_(out if module.bias is None else out - module.bias, view.gain)
+            out.addcmul_(out if linear.bias is None else out - linear.bias, view.gain)
         hidden = self._hidden(view, x)[..., view.columns]
         if out.dtype == hidden.dtype:
             out.baddbmm_(hidden, view.b)
