@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -88,26 +89,20 @@ def compare(name: str, folder: Path, args: argparse.Namespace, bytes_per_second:
     length = args.prompt + args.tokens
     engine = Engine(model, tokenizer, max_slots=max(args.batches), max_seq_len=length + 1)
     rows = []
+    params = SamplingParams(args.tokens, ignore_eos=True)
     for batch in args.batches:
         prompts = torch.randint(tokenizer.vocab_size, (batch, args.prompt), generator=torch.Generator().manual_seed(1))
-        params = SamplingParams(args.tokens, ignore_eos=True)
-        candidates = {
-            "ours": lambda p=prompts: engine.generate(p.tolist(), params),
-            "transformers": lambda p=prompts: theirs.generate(
-                p,
-                attention_mask=torch.ones_like(p),
-                max_new_tokens=args.tokens,
-                min_new_tokens=args.tokens,
-                do_sample=False,
-                pad_token_id=0,
-            ),
+        exactly = {"max_new_tokens": args.tokens, "min_new_tokens": args.tokens, "do_sample": False, "pad_token_id": 0}
+        candidates: dict[str, Callable[[], object]] = {
+            "ours": partial(engine.generate, prompts.tolist(), params),
+            "transformers": partial(theirs.generate, prompts, attention_mask=torch.ones_like(prompts), **exactly),
         }
         speeds = in_turn(candidates, batch * args.tokens, args.runs)
         ratios = [a / b for a, b in zip(speeds["ours"], speeds["transformers"])]
         c = model.config
         cached = 4 * 2 * c.num_hidden_layers * c.key_value_size * (args.prompt + args.tokens / 2) * batch
         floor = batch * bytes_per_second / (weights + cached)
-        row = {
+        row: dict[str, Any] = {
             "ours": name,
             "transformers": against,
             "batch": batch,

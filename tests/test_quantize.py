@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,3 +127,28 @@ def test_it_is_for_cpus():
         model = Transformer(make().config)
     with pytest.raises(UserError, match="leave int8 off on a GPU"):
         quantize(model)
+
+
+@pytest.mark.slow
+def test_the_decode_benchmark_runs(tmp_path):
+    out = tmp_path / "decode.json"
+    bench = Path(__file__).parents[1] / "bench" / "decode.py"
+    small = [
+        "--preset",
+        "tiny-0.5m",
+        "--prompt",
+        "4",
+        "--tokens",
+        "4",
+        "--runs",
+        "2",
+        "--batches",
+        "1",
+        "2",
+        "--threads",
+        "1",
+    ]
+    subprocess.run([sys.executable, bench, *small, "--out", out], check=True, timeout=250)
+    speed = json.loads(out.read_text())["speed"]
+    assert [(row["ours"], row["batch"]) for row in speed] == [(n, b) for n in ("bf16", "fp32", "int8") for b in (1, 2)]
+    assert all(row["ratio"] > 0 and row["floor_tokens_per_second"] > 0 for row in speed)
