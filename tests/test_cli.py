@@ -115,7 +115,7 @@ def test_speedrun_end_to_end(tmp_path: Path) -> None:
     environment = {**os.environ, "NANOHYDRA_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nanohydra", "speedrun", *TINY, "--data.seq_len=128"]
-    command += ["--data.validation_share=0.2", "--eval.exam=2", "--out", str(out)]
+    command += ["--data.validation_share=0.2", "--sft.seconds=1", "--eval.exam=2", "--out", str(out)]
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
     )
