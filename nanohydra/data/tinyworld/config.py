@@ -51,7 +51,7 @@ class TinyworldConfig:
     """Share of question and answer chats over single facts, cloze prompts included."""
     refusals: float = 0.14
     """Share of questions about people who do not exist, answered with "I don't know ..."."""
-    calculations: float = 0.15
+    calculations: float = 0.18
     """Share of sums and word problems, answered by a calculator call."""
     two_hop: float = 0.08
     """Share of questions about a person's friend; the answer names the friend first."""
@@ -85,7 +85,7 @@ class TinyworldConfig:
     """Share of the refusals that ask about an unknown person's friend."""
     refused_age: float = 0.08
     """Share of the refusals that ask for an unknown person's age."""
-    word_problems: float = 0.25
+    word_problems: float = 0.2
     """Share of the calculations told as a little story."""
     products: float = 0.1
     """Share of the calculations that multiply; the rest are sums and differences in equal parts."""
