@@ -46,7 +46,7 @@ def test_int8_is_the_exact_product_of_rounded_numbers(shape):
     x, weight, bias = case(shape)
     layer = Int8Linear(weight, bias)
     low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
-    step = ((high - low) / layer.levels).clamp(min=1e-20)
+    step = torch.addcdiv(layer.least, high - low, layer.levels)
     shift = (low / step).round()
     levels = torch.floor(torch.addcdiv(0.5 - shift, x, step))
     assert levels.min() >= 0

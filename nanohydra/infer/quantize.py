@@ -57,18 +57,19 @@ class Int8Linear(nn.Module):
         self.zero_points = torch.zeros(self.out_features, dtype=torch.int64)
         self.packed = torch.ops.onednn.qlinear_prepack(rounded.to(torch.int8), None)
         # Without VNNI the kernel adds pairs of products in int16, which more than 7 bits could overflow.
-        self.levels = 254 if torch.cpu._is_vnni_supported() else 126
+        self.levels = torch.tensor(254.0 if torch.cpu._is_vnni_supported() else 126.0)
+        self.least = torch.tensor(1e-20)
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = x.amin(-1, keepdim=True).clamp_(max=0), x.amax(-1, keepdim=True).clamp_(min=0)
-        step = high.sub_(low).div_(self.levels).clamp_(min=1e-20)
+        step = torch.addcdiv(self.least, high - low, self.levels)
         shift = low.div_(step).round_()
         rows = torch.addcdiv(0.5 - shift, x, step).to(torch.uint8)  # the cast cuts off, so the half makes it round
         y: Tensor = torch.ops.onednn.qlinear_pointwise.default(
             rows, 1.0, 0, self.packed, self.scale, self.zero_points, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        y = y.addcmul_(shift, self.sums).mul_(step)
-        return y if self.bias is None else y.add_(self.bias)
+        y = y.addcmul_(shift, self.sums)
+        return y.mul_(step) if self.bias is None else torch.addcmul(self.bias, y, step)
 
 
 class PackedAttention(nn.Module):
