@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,17 +31,21 @@ Row = None | str | Sequence[str]
 """A row's adapter: None for the base, a name (with what it was trained on top of), or names in order, lowest first."""
 
 
+Parts = Sequence[tuple[str, Linear]]
+"""The linear layers in one module by their paths: one, unless several were joined."""
+
+
 class Call(Protocol):
     """What is applied in one forward call."""
 
-    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> Tensor | None:
-        """The adapted output, or None to leave y as it is."""
+    def apply(self, site: str, parts: Parts, x: Tensor, y: Tensor) -> Tensor | None:
+        """The adapted output of a module, or None to leave y as it is; x (B, ..., in), y (B, ..., out)."""
 
 
 class BaseCall:
     """The base alone."""
 
-    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> None:
+    def apply(self, site: str, parts: Parts, x: Tensor, y: Tensor) -> None:
         return None
 
 
@@ -50,12 +55,15 @@ class StackCall:
     def __init__(self, layers: dict[str, list[AdapterLayer]]) -> None:
         self.layers = layers
 
-    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> Tensor | None:
-        layers = self.layers.get(path)
-        if layers is None:
-            return None
-        for i, layer in enumerate(layers):
-            y = layer(x, y, lambda i=i: stacked_weight(linear, layers[:i]), linear.bias)
+    def apply(self, site: str, parts: Parts, x: Tensor, y: Tensor) -> Tensor | None:
+        for path, linear in parts:
+            layers = self.layers.get(path, ())
+            part = y if linear.outputs is None else y[..., linear.outputs]
+            for i, layer in enumerate(layers):
+                part = layer(x, part, partial(stacked_weight, linear, layers[:i]), linear.bias)
+            if linear.outputs is None:
+                return part
+            y[..., linear.outputs] = part  # joined layers are for inference only
         return y
 
 
@@ -81,10 +89,10 @@ class Adapters(nn.Module):
         self._required_grad = {p: p.requires_grad for p in model.parameters()}
         model.requires_grad_(False)
         model.add_module("adapters", self)
-        parts: dict[nn.Module, list[tuple[str, Linear]]] = {}
+        parts: dict[str, list[tuple[str, Linear]]] = {}
         for path, linear in self._linears.items():
-            parts.setdefault(linear.module, []).append((path, linear))
-        self._handles = [module.register_forward_hook(self._hook(its)) for module, its in parts.items()]
+            parts.setdefault(linear.site, []).append((path, linear))
+        self._handles = [its[0][1].module.register_forward_hook(self._hook(site, its)) for site, its in parts.items()]
         self._selected: ContextVar[Call | None] = ContextVar("selected", default=None)
         self._default: Call = BASE
         self._default_row: Row = None
@@ -92,21 +100,9 @@ class Adapters(nn.Module):
         self._trainable: set[str] = set()
         self._plans = Plans(self._linears, self._where)
 
-    def _hook(
-        self, parts: list[tuple[str, Linear]]
-    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
+    def _hook(self, site: str, parts: Parts) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
-            call = self._selected.get() or self._default
-            if call is BASE:
-                return None
-            for path, linear in parts:
-                if linear.outputs is None:
-                    return call.apply(path, linear, args[0], y)
-                part = y[..., linear.outputs]
-                adapted = call.apply(path, linear, args[0], part)
-                if adapted is not None and adapted.data_ptr() != part.data_ptr():
-                    part.copy_(adapted)
-            return y
+            return (self._selected.get() or self._default).apply(site, parts, args[0], y)
 
         return hook
 

@@ -19,6 +19,8 @@ class Linear:
     """A linear layer x (..., in) -> (..., out): a module, or a part of one that joins several layers."""
 
     module: nn.Module
+    site: str
+    """The module's path."""
     in_features: int
     out_features: int
     outputs: slice | None = None
@@ -57,11 +59,11 @@ def linear_layers(model: nn.Module) -> dict[str, Linear]:
         width, outputs = cast(Any, module).in_features, cast(Any, module).out_features
         parent, _, name = path.rpartition(".")
         if name not in JOINED:
-            layers[path] = Linear(module, width, outputs)
+            layers[path] = Linear(module, path, width, outputs)
             continue
         start = 0
         for part, size in zip(JOINED[name], _sizes(model.get_submodule(parent), len(JOINED[name]), outputs)):
-            layers[f"{parent}.{part}"] = Linear(module, width, size, slice(start, start + size))
+            layers[f"{parent}.{part}"] = Linear(module, path, width, size, slice(start, start + size))
             start += size
     return layers
 

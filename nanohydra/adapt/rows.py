@@ -105,12 +105,21 @@ class Flat(NamedTuple):
     """The module paths it changes."""
 
 
-class _View(NamedTuple):
-    group: int
-    a: Tensor  # (n, in, k R)
-    columns: slice
+class _Part(NamedTuple):
+    """One linear layer of a module."""
+
+    linear: Linear
+    columns: slice  # of x A
     b: Tensor  # (n, R, out)
     gain: Tensor | None  # (n, 1, out)
+
+
+class _Site(NamedTuple):
+    """One module."""
+
+    group: int
+    a: Tensor  # (n, in, k R), the group's
+    parts: list[_Part]
 
 
 class Plan:
@@ -131,7 +140,7 @@ class Plan:
             unchanged = torch.zeros(layout.gains, dtype=layout.dtype, device=layout.device)
             gains = _stack([unchanged if flat.gains is None else flat.gains for flat in used])
         paths = frozenset[str]().union(*(flat.paths for flat in used))
-        self.views: dict[str, _View] = {}
+        self.sites: dict[str, _Site] = {}
         first: dict[int, Tensor] = {}  # A of each group
         for path, place in layout.places.items():
             if path in paths:
@@ -139,7 +148,9 @@ class Plan:
                     first[place.group] = _stack([flat.data[place.a].view(place.a_shape) for flat in used])
                 a, b = first[place.group], _stack([flat.data[place.b].view(place.b_shape) for flat in used])
                 gain = None if gains is None else gains[:, None, place.gain]
-                self.views[path] = _View(place.group, a, place.columns, b, gain)
+                linear = layout.linears[path]
+                site = self.sites.setdefault(linear.site, _Site(place.group, a, []))
+                site.parts.append(_Part(linear, place.columns, b, gain))
 
 
 class Plans:
@@ -218,35 +229,36 @@ class RowsCall:
         self.plan = plan
         self._shared: tuple[int, Tensor, Tensor] | None = None
 
-    def apply(self, path: str, linear: Linear, x: Tensor, y: Tensor) -> Tensor | None:
-        """The adapted output of a layer from its input x (B, ..., in) and its output y (B, ..., out)."""
-        view = self.plan.views.get(path)
-        if view is None:
+    def apply(self, site: str, parts: object, x: Tensor, y: Tensor) -> Tensor | None:
+        """The adapted output of a module from its input x (B, ..., in) and its output y (B, ..., out)."""
+        plan = self.plan
+        found = plan.sites.get(site)
+        if found is None:
             return None
-        if self.plan.n > 1 and len(x) != self.plan.rows:
-            raise ValueError(f"The batch has {len(x)} rows, but rows() was told of {self.plan.rows}.")
+        if plan.n > 1 and len(x) != plan.rows:
+            raise ValueError(f"The batch has {len(x)} rows, but rows() was told of {plan.rows}.")
         if torch.is_grad_enabled():
             y = y.clone()  # what follows is in place: y was made for this call, but here the graph may need it
-        active = self.plan.active
-        part = y if active is None else y.index_select(0, active)
-        out = part.reshape(self.plan.n, -1, y.shape[-1])
-        if view.gain is not None:
-            out.addcmul_(out if linear.bias is None else out - linear.bias, view.gain)
-        hidden = self._hidden(view, x)[..., view.columns]
-        if out.dtype == hidden.dtype:
-            out.baddbmm_(hidden, view.b)
-        else:
-            out.add_(torch.bmm(hidden, view.b))
-        if out.shape != part.shape:
-            out = out.view(part.shape)
-        return out if active is None else y.index_copy_(0, active, out)
+        adapted = y if plan.active is None else y.index_select(0, plan.active)
+        out = adapted.reshape(plan.n, -1, y.shape[-1])
+        hidden = self._hidden(found, x)
+        for linear, columns, b, gain in found.parts:
+            part = out if linear.outputs is None else out[..., linear.outputs]
+            if gain is not None:
+                part.addcmul_(part if linear.bias is None else part - linear.bias, gain)
+            if part.dtype == b.dtype:
+                part.baddbmm_(hidden[..., columns], b)
+            else:
+                part.add_(torch.bmm(hidden[..., columns], b))
+        out = out.view(adapted.shape)
+        return out if plan.active is None else y.index_copy_(0, plan.active, out)
 
-    def _hidden(self, view: _View, x: Tensor) -> Tensor:
-        """x A (n, ..., k R) for the view's group, computed once for layers that are given the very same x."""
-        if self._shared is None or self._shared[0] != view.group or self._shared[1] is not x:
-            part = x if self.plan.active is None else x.index_select(0, self.plan.active)
-            part = part.reshape(self.plan.n, -1, x.shape[-1]).to(view.a.dtype)
-            self._shared = (view.group, x, torch.bmm(part, view.a))
+    def _hidden(self, site: _Site, x: Tensor) -> Tensor:
+        """x A (n, ..., k R) for the site's group, computed once for modules that are given the very same x."""
+        if self._shared is None or self._shared[0] != site.group or self._shared[1] is not x:
+            adapted = x if self.plan.active is None else x.index_select(0, self.plan.active)
+            adapted = adapted.reshape(self.plan.n, -1, x.shape[-1]).to(site.a.dtype)
+            self._shared = (site.group, x, torch.bmm(adapted, site.a))
         return self._shared[2]
 
 
