@@ -137,7 +137,7 @@ def test_no_exam_question_is_in_the_training_text() -> None:
     prepared = prepare(recipe.data, recipe.seed)
     assert isinstance(prepared.train, list)
     text = "\n".join(prepared.tokenizer.decode(ids) for ids, _ in prepared.train)
-    text += "\n".join(str(message["content"]) for chat in world_chats(recipe) for message in chat)
+    text += "\n".join(str(message["content"]) for chat in world_chats(recipe, prepared.tokenizer) for message in chat)
     items = exam(world, ExamConfig(items=60), seed=recipe.seed + 1, training=recipe.data.tinyworld)
     kinds = {item.kind for item in items if item.question in text}
     assert not kinds, kinds

@@ -20,14 +20,14 @@ def main(argv: list[str]) -> None:
     print(f"run: {folder}\nworld: {recipe.data.tinyworld.people} people, seed {recipe.seed}")
     from nanohydra.home import bases_dir
     from nanohydra.jobs.speedrun import speedrun
-    from nanohydra.model.hub import pull
+    from nanohydra.model.hub import save_base
 
     estimates, engine, shown = speedrun(recipe, folder)
     width = max(map(len, estimates))
     for name, estimate in estimates.items():
         print(f"  {name:<{width}}  {estimate}")
     print(f"report: {folder / 'report.md'}")
-    pull(str(folder / "base"), name="demo")
+    save_base(bases_dir() / "demo", engine.model, engine.tokenizer)
     print(f"base:   {bases_dir() / 'demo'}   (later: nanohydra chat)\n")
     if sys.stdin.isatty() and sys.stdout.isatty():
         from nanohydra.cli.chat import converse

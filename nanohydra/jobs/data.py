@@ -85,12 +85,13 @@ def world_of(data: DataSection, seed: int) -> World:
     return World(seed=seed, people=data.tinyworld.people, attributes=data.tinyworld.attributes)
 
 
-def world_chats(recipe: Recipe) -> list[list[Message]]:
-    """New conversations of the recipe's world, drawn apart from its training text, for the fine-tuning."""
+def world_chats(recipe: Recipe, tokenizer: Tokenizer) -> list[list[Message]]:
+    """New conversations of the recipe's world, drawn apart from its training text, that fit whole into a row."""
     drawn = documents(
         world_of(recipe.data, recipe.seed), recipe.data.tinyworld, recipe.seed + 1, tokens=recipe.sft_tokens
     )
-    return [document.messages for document in drawn if document.messages]
+    chats = (document.messages for document in drawn if document.messages)
+    return [chat for chat in chats if len(render_chat(tokenizer, chat)[0]) <= recipe.data.seq_len + 1]
 
 
 def _prepare_world(data: DataSection, seed: int) -> Prepared:

@@ -77,7 +77,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, *, hooks: Sequence[Hook] = (), qui
         fine_tune(
             model,
             prepared.tokenizer,
-            world_chats(recipe),
+            world_chats(recipe, prepared.tokenizer),
             recipe.sft,
             seq_len=recipe.data.seq_len,
             seed=recipe.seed,

@@ -47,9 +47,9 @@ class TinyworldConfig:
     """Share of plain-text conversations between two people of the world."""
     letters: float = 0.02
     """Share of letters."""
-    questions: float = 0.33
+    questions: float = 0.31
     """Share of question and answer chats over single facts, cloze prompts included."""
-    refusals: float = 0.14
+    refusals: float = 0.13
     """Share of questions about people who do not exist, answered with "I don't know ..."."""
     calculations: float = 0.18
     """Share of sums and word problems, answered by a calculator call."""
@@ -57,7 +57,7 @@ class TinyworldConfig:
     """Share of questions about a person's friend; the answer names the friend first."""
     ages: float = 0.05
     """Share of questions for somebody's age, answered from the birth year by a calculator call."""
-    small_talk: float = 0.07
+    small_talk: float = 0.11
     """Share of greetings, thanks, questions about the model itself and the like."""
     question_wordings: int = 36
     """How many of the author's question wordings an attribute gets in training, where there are as many."""
