@@ -68,7 +68,8 @@ class Names:
         starts, female, male = _syllables("first start"), _syllables("female end"), _syllables("male end")
         firsts = [(start + end, end in female) for start, end in product(starts, female + male)]
         pairs = product(_syllables("last left"), _syllables("last right"))
-        lasts = [left + right for left, right in pairs if left.lower() != right]
+        taken = {first for first, _ in firsts}
+        lasts = [left + right for left, right in pairs if left.lower() != right and left + right not in taken]
         rng.shuffle(firsts)
         rng.shuffle(lasts)
         self.people = people
