@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,15 @@ from train_toy import make_trainer, tiny_model
 from nanohydra.errors import UserError
 from nanohydra.files import disk_errors
 from nanohydra.train import checkpoint as checkpoints
-from nanohydra.train.checkpoint import latest_checkpoint, pack, prune, read_checkpoint, steps_saved, unpack
-from nanohydra.train.checkpoint import write_checkpoint
+from nanohydra.train.checkpoint import (
+    latest_checkpoint,
+    pack,
+    prune,
+    read_checkpoint,
+    steps_saved,
+    unpack,
+    write_checkpoint,
+)
 from nanohydra.train.hooks import Hook
 from nanohydra.train.run import TIMING_FIELDS, Run
 
@@ -91,7 +97,7 @@ def test_falls_back_to_the_newest_good_one(saved):
 def test_none_good_is_an_error_and_none_at_all_is_not(saved, tmp_path):
     for step in steps_saved(saved):
         (saved / f"step-{step:08d}" / "state.json").write_text("{}")
-    with pytest.raises(UserError, match="Every checkpoint .* is damaged"):
+    with pytest.raises(UserError, match=r"Every checkpoint .* is damaged"):
         latest_checkpoint(saved)
     assert latest_checkpoint(tmp_path / "nothing") == (None, [])
 
@@ -115,7 +121,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
     with pytest.raises(UserError, match="No space left") as error:
         trainer.fit()
     assert "\n" not in str(error.value)
-    assert os.listdir(tmp_path / "run" / "checkpoints") == ["step-00000002"]
+    assert [f.name for f in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     monkeypatch.undo()
     assert make_trainer(tmp_path / "run", save_every=2).fit().step == 20
 
@@ -170,8 +176,8 @@ class StopAt(Hook):
 def test_resumed_equals_undisturbed_to_the_bit(tmp_path, settings, crash):
     settings = {"save_every": 3, "eval_every": 4, **settings}
     make_trainer(tmp_path / "whole", hooks=(Counter(),), model=tiny_model(dropout=0.1), **settings).fit()
+    hooks = (Counter(), StopAt(crash))
     with pytest.raises(Stop):
-        hooks = (Counter(), StopAt(crash))
         make_trainer(tmp_path / "cut", hooks=hooks, model=tiny_model(dropout=0.1), **settings).fit()
     # The weights come from the checkpoint (or, before the first one, from the recipe's own seed).
     again = tiny_model(seed=0 if crash == 1 else 99, dropout=0.1)

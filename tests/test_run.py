@@ -78,7 +78,7 @@ class SignalAt(Hook):
 def test_ctrl_c_saves_says_how_to_go_on_and_loses_nothing(tmp_path, number, code, capsys):
     make_trainer(tmp_path / "whole").fit()
     handler = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="after step 5.*step-00000005.*--resume") as stopped:
+    with pytest.raises(Interrupted, match=r"after step 5.*step-00000005.*--resume") as stopped:
         make_trainer(tmp_path / "run", hooks=(SignalAt(4, number),)).fit()
     assert stopped.value.exit_code == code
     assert isinstance(stopped.value, KeyboardInterrupt)

@@ -246,7 +246,7 @@ def test_a_far_too_high_learning_rate_is_named_as_the_cause():
                 p.data.add_(p.grad.sign(), alpha=0.005)
 
     trainer.hooks = (Climb(),)
-    with pytest.raises(Diverged, match="learning rate .* is probably too high.*gradient's norm reached"):
+    with pytest.raises(Diverged, match=r"learning rate .* is probably too high.*gradient's norm reached"):
         trainer.fit()
 
 

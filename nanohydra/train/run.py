@@ -168,7 +168,9 @@ class Run:
         """Closes files and releases the folder."""
         for f in (self._metrics, self._lock):
             if f is not None:
-                f.close()
+                # What a full disk did not take was reported when it was written.
+                with contextlib.suppress(OSError):
+                    f.close()
         self._metrics = self._lock = None
 
 

@@ -20,6 +20,7 @@ from nanohydra.model.transformer import Transformer
 from nanohydra.train.compiling import compiled_layers, stepping, wants_compile
 from nanohydra.train.config import TrainConfig
 from nanohydra.train.hooks import Hook
+from nanohydra.train.memory import keep_freed_memory
 from nanohydra.train.objectives import Evaluate, Objective
 from nanohydra.train.optimizers import make_optimizers, set_lr
 from nanohydra.train.parallel import World, join
@@ -283,6 +284,8 @@ class Trainer:
     def _start(self) -> None:
         config, world = self.config, self.world
         self.device = world.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model.to(self.device)
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         for p in self.parameters.values():
