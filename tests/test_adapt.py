@@ -1,9 +1,11 @@
 """Adapters on a model: rows of a batch with their own, nesting, merging, and a base that never changes."""
 
 import asyncio
+import contextlib
 import copy
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ from nanohydra.infer.quantize import pack, quantize
 from nanohydra.model.config import ModelConfig
 from nanohydra.model.transformer import Transformer
 from nanohydra.train.config import TrainConfig
+from nanohydra.train.hooks import Hook
 from nanohydra.train.objectives import next_token
+from nanohydra.train.run import Run
 from nanohydra.train.trainer import Trainer
 
 SHAPE = ModelConfig(
@@ -274,7 +278,7 @@ def test_order_of_nested_adapters_counts(hydra: tuple[Transformer, Adapters]) ->
     adapters.unmerge()
 
 
-def test_an_adapter_over_another_starts_as_the_other(tmp_path: object) -> None:
+def test_an_adapter_over_another_starts_as_the_other(tmp_path: Path) -> None:
     model = make_model()
     adapters = Adapters(model)
     shake(adapters.create("below", CONFIGS["lora"]))
@@ -428,3 +432,53 @@ def test_works_over_4_bit_weights() -> None:
         mixed = model(IDS[:3])
     for i, row in enumerate(rows):
         assert torch.allclose(mixed[i], logits(adapters, model, row, IDS[i : i + 1])[0], atol=1e-5)
+
+
+def test_a_loaded_adapter_can_be_trained_on(fresh: tuple[Transformer, Adapters], tmp_path: Path) -> None:
+    model, adapters = fresh
+    shake(adapters.create("a", CONFIGS["lora"]))
+    saved = adapters.save("a", tmp_path / "a")
+    assert all(not p.requires_grad for p in adapters["a"].parameters())
+    name = adapters.load(tmp_path / "a", "b")
+    adapters.unfreeze(name)
+    assert adapters[name].id is None
+    adapters.select(name)
+    first = next_token(model, Rows().batch(0))[0].item()
+    config = TrainConfig(steps=4, batch_size=4, lr=1e-2, dtype="fp32")
+    Trainer(model, next_token, Rows(), config, quiet=True).fit()
+    assert next_token(model, Rows().batch(0))[0].item() < first
+    assert adapters.save(name, tmp_path / "b") != saved
+    assert adapters.save("a", tmp_path / "c") == saved
+
+
+class Stop(Hook):
+    """Ends the process's work after a step, as a kill would, and notes where it began."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.began = step, -1
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.began = trainer.step
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_killed_training_of_an_adapter_resumes_exactly(tmp_path: Path) -> None:
+    def train(run: Run, stop: Stop) -> dict[str, torch.Tensor]:
+        model = make_model()
+        adapters = Adapters(model)
+        adapters.create("a", CONFIGS["dora"])
+        adapters.select("a")
+        config = TrainConfig(steps=6, batch_size=4, lr=1e-2, dtype="fp32", save_every=2)
+        with contextlib.suppress(KeyboardInterrupt):
+            Trainer(model, next_token, Rows(), config, run, [stop], quiet=True).fit()
+        return adapters.state_dict()
+
+    whole = train(Run.create(tmp_path / "whole", {}), Stop(-1))
+    train(Run.create(tmp_path / "killed", {}), Stop(3))
+    resumed = train(Run.open(tmp_path / "killed"), again := Stop(-1))
+    assert again.began == 2
+    for key, value in whole.items():
+        assert torch.equal(resumed[key], value)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.lokr.layer import factorization
 
@@ -95,6 +95,7 @@ def test_lokr_is_a_kronecker_product(config: AdapterConfig) -> None:
     assert torch.allclose(layer.delta(), layer.scale * product, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.one_of(st.just(-1), st.integers(1, 64)))
 def test_split_is_lycoris_rule(size: int, factor: int) -> None:
     small, large = split(size, factor)

@@ -131,7 +131,7 @@ def test_refusals(base: LlamaForCausalLM) -> None:
 tensors = st.integers(0, 2**31).map(lambda seed: torch.randn(6, 7, generator=torch.Generator().manual_seed(seed)))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(tensors, st.floats(0.05, 1.0))
 def test_pruning_keeps_the_largest(tensor: torch.Tensor, density: float) -> None:
     pruned = prune(tensor, density, "magnitude")
@@ -148,7 +148,7 @@ def test_random_pruning_keeps_the_mean() -> None:
     assert abs(pruned.mean().item() - 1) < 0.02
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(tensors, min_size=1, max_size=4))
 def test_ties_never_mixes_signs(given_tensors: list[torch.Tensor]) -> None:
     merged = merge_tensors(given_tensors, [1.0] * len(given_tensors), "ties", density=1.0)

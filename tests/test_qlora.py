@@ -80,7 +80,7 @@ def test_levels_are_quantiles_of_a_normal_distribution() -> None:
     assert pytest.approx([value / max(want) for value in want], abs=1e-6) == NF4_LEVELS
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000), st.sampled_from([1e-3, 1.0, 100.0]))
 def test_error_is_bounded_by_the_widest_gap(rows: int, columns: int, seed: int, size: float) -> None:
     weight = weights(rows, columns, seed=seed, size=size)
