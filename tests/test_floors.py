@@ -1,0 +1,67 @@
+"""The floors of the house: a room imports only rooms below it, and what the command line's help needs never loads torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "nanohydra"
+FLOORS = [
+    "foundations",
+    "data",
+    "model",
+    "train",
+    "adapt",
+    "agent",
+    "infer",
+    "evals",
+    "jobs",
+    "lab",
+    "continual",
+    "cli",
+]
+
+
+def imported(file: Path) -> set[str]:
+    """The rooms of nanohydra that a file imports, at its top or inside a function, for types or for use."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {parts[1] for name in names if (parts := name.split("."))[0] == "nanohydra" and len(parts) > 1}
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()} == set(FLOORS)
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_go_downward_only(room: str) -> None:
+    above = set(FLOORS[FLOORS.index(room) + 1 :])
+    upward = {
+        str(f.relative_to(PACKAGE)): up for f in sorted((PACKAGE / room).rglob("*.py")) if (up := imported(f) & above)
+    }
+    assert not upward
+
+
+def test_the_ladder_stands_alone() -> None:
+    assert set().union(*(imported(f) for f in (PACKAGE / "foundations").rglob("*.py"))) <= {
+        "foundations",
+        "errors",
+        "home",
+        "files",
+    }
+
+
+def test_configs_and_packages_load_no_torch() -> None:
+    files = [f for f in PACKAGE.rglob("*.py") if f.name in ("config.py", "__init__.py")]
+    modules = [".".join(f.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for f in files]
+    code = "import importlib, sys\n"
+    code += f"for name in {sorted(modules)!r}:\n    importlib.import_module(name)\n    assert 'torch' not in sys.modules, name"
+    subprocess.run([sys.executable, "-c", code], check=True)
