@@ -201,8 +201,9 @@ def test_rows_follow_an_adapter_in_training() -> None:
 
 def test_wrong_number_of_rows_is_refused(hydra: tuple[Transformer, Adapters]) -> None:
     model, adapters = hydra
-    with torch.no_grad(), adapters.rows(["lora", "dora"]), pytest.raises(ValueError, match="3 rows"):
-        model(IDS[:3])
+    for rows in (["lora", "dora"], ["lora", None]):
+        with torch.no_grad(), adapters.rows(rows), pytest.raises(ValueError, match="3 rows"):
+            model(IDS[:3])
 
 
 def test_unknown_adapter_is_one_clear_line(hydra: tuple[Transformer, Adapters]) -> None:

@@ -180,6 +180,7 @@ class Adapters(nn.Module):
         """Ends an adapter's training: from here on it is immutable."""
         self[name].requires_grad_(False)
         self._trainable.discard(name)
+        self._plans.forget(name)
 
     def unfreeze(self, name: str) -> None:
         """Makes an adapter trainable (again); it is then another adapter, and has no id until it is saved."""

@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,9 @@ SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent module that are given the same input. Should a model give them different ones after all, the
 result is still right, only slower: the shared product is reused for the very same tensor only."""
 
-KEPT_PLANS = 4
+KEPT_PLANS = 2
+"""How many plans are kept: one for the decode steps of a batch, one for what comes between. (A plan of one adapter for
+all rows holds views only, any other a copy of every adapted row's factors.)"""
 
 Layers = Mapping[str, Sequence[AdapterLayer]]
 """A stack of adapters by module path: the layers there, the lowest first."""
@@ -84,7 +87,7 @@ class Layout:
             for i, layer in enumerate(layers):
                 a, b = layer.factors()
                 part = slice(start, start := start + len(a))
-                gain = layer.gain(lambda path=path, layers=layers, i=i: stacked_weight(self.linears[path], layers[:i]))  # type: ignore[misc]
+                gain = layer.gain(partial(stacked_weight, self.linears[path], layers[:i]))
                 a_columns[:, part] = a.t()
                 b_rows[part] = layer.scale * b.t()
                 if gain is not None:  # y becomes g (y + s B A x): the gain is on all that lies below, too
@@ -171,9 +174,10 @@ class Plans:
     ) -> Plan:
         """The plan of a batch with these stacks, one a row (an empty one is the base); `layers` gives a stack's layers.
 
-        What is made of the adapters in `moving`, which are being trained, is not kept.
+        What was made of the adapters in `moving`, which are being trained, is made anew.
         """
         with self._lock:
+            self._drop(moving)
             if self.where() != self._layout.where:
                 self._start(Layout(self.linears, self._layout.places, self._layout.rank, self.where()))
             if plan := self._plans.get(stacks):
@@ -185,12 +189,9 @@ class Plans:
             for stack, stack_layers in made.items():
                 self._flats[stack] = self._layout.flatten(stack_layers)
             plan = Plan(self._layout, [self._flats[stack] if stack else None for stack in stacks])
-            if moving:
-                self._drop(moving)
-            else:
-                self._plans[stacks] = plan
-                while len(self._plans) > KEPT_PLANS:
-                    self._plans.popitem(last=False)
+            self._plans[stacks] = plan
+            while len(self._plans) > KEPT_PLANS:
+                self._plans.popitem(last=False)
             return plan
 
     def forget(self, name: str) -> None:
@@ -235,7 +236,7 @@ class RowsCall:
         found = plan.sites.get(site)
         if found is None:
             return None
-        if plan.n > 1 and len(x) != plan.rows:
+        if len(x) != plan.rows and (plan.n > 1 or plan.active is not None):
             raise ValueError(f"The batch has {len(x)} rows, but rows() was told of {plan.rows}.")
         if torch.is_grad_enabled():
             y = y.clone()  # what follows is in place: y was made for this call, but here the graph may need it
