@@ -19,7 +19,6 @@ from nanohydra.continual.fisher import diagonal_fisher
 from nanohydra.continual.learner import nbytes
 from nanohydra.continual.strategy import Settings, Setup, Stage, Strategy
 from nanohydra.train.hooks import Hook
-from nanohydra.train.objectives import next_token
 from nanohydra.train.trainer import Trainer
 
 
@@ -80,7 +79,8 @@ class EWC(Strategy):
     def _fisher(self, stage: Stage) -> dict[str, Tensor]:
         assert stage.domain.source is not None
         rows = np.arange(min(self.settings.rows, stage.domain.rows), dtype=np.int64)
-        return diagonal_fisher(self.model, self.learner.trained, next_token, [stage.domain.source.take(rows)])
+        batch = stage.domain.source.take(rows)
+        return diagonal_fisher(self.model, self.learner.trained, self.objective(stage), [batch])
 
     def stored(self) -> dict[str, int]:
         return {**super().stored(), "fisher": sum(nbytes([s.fisher, s.anchor]) for s in self.springs)}
@@ -91,4 +91,8 @@ class EWC(Strategy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.springs = [Springs(**spring) for spring in state["springs"]]
+        device = next(self.model.parameters()).device
+        self.springs = [
+            Springs(*({name: t.to(device) for name, t in spring[part].items()} for part in ("fisher", "anchor")))
+            for spring in state["springs"]
+        ]
