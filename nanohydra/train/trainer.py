@@ -316,14 +316,14 @@ class Trainer:
         return [make_sink(name, self.run.folder, asdict(self.config), self.step) for name in self.config.sinks]
 
     def _used(self, steps_ahead: float = 0.0) -> float:
-        """The share of the budget used up (it may exceed 1) when so many more steps like the last one are done."""
+        """The share of the budget used up (it may exceed 1) when so many more steps like those before are done."""
         config = self.config
         if config.steps is not None:
             return (self.step + steps_ahead) / config.steps
         if config.tokens is not None:
             return (self.tokens + steps_ahead * self._step_tokens) / config.tokens
         assert config.seconds is not None
-        return (self.elapsed + steps_ahead * self._last_step_seconds) / config.seconds
+        return self.elapsed * (1 + steps_ahead / max(1, self.step)) / config.seconds
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
