@@ -164,6 +164,7 @@ def test_other_sinks_pass_on_every_line(tmp_path, name, monkeypatch):
 
     library = Library()
     monkeypatch.setattr(sinks.importlib, "import_module", lambda module: library)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
     make_trainer(tmp_path / "run", steps=3, sinks=(name,)).fit()
     assert library.lines == [(r["step"], r["loss"]) for r in Run.open(tmp_path / "run").metrics()]
     assert library.settings["config"]["steps"] == 3

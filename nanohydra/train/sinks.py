@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import numbers
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from nanohydra.errors import UserError
+from nanohydra.home import home
 
 
 class Sink(Protocol):
@@ -39,33 +42,48 @@ class TensorBoard:
 
 
 class Wandb:
-    """Weights & Biases; offline with WANDB_MODE=offline (then files stay in the run folder)."""
+    """Weights & Biases; offline with WANDB_MODE=offline (then its files stay in the run folder)."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         module = _load("wandb", "wandb")
         self.run = module.init(
-            project="nanohydra", name=folder.name, id=folder.name, dir=str(folder), config=dict(config), resume="allow"
+            project="nanohydra",
+            name=folder.name,
+            id=_identity(folder),
+            dir=str(folder),
+            config=dict(config),
+            resume="allow",
         )
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:
-        self.run.log(dict(record), step=step)
+        self.run.log(_without_step(record), step=step)
 
     def close(self) -> None:
         self.run.finish()
 
 
 class Trackio:
-    """Trackio, which keeps its data on this machine."""
+    """Trackio, which keeps its data on this machine: `TRACKIO_DIR=NANOHYDRA_HOME/trackio trackio show`."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        os.environ.setdefault("TRACKIO_DIR", str(home() / "trackio"))
         self.module = _load("trackio", "trackio")
-        self.module.init(project="nanohydra", name=folder.name, config=dict(config), resume="allow")
+        self.module.init(project="nanohydra", name=_identity(folder), config=dict(config), resume="allow")
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:
-        self.module.log(dict(record), step=step)
+        self.module.log(_without_step(record), step=step)
 
     def close(self) -> None:
         self.module.finish()
+
+
+def _identity(folder: Path) -> str:
+    """A name for the run that no run in another folder has, and that is the same when it is resumed."""
+    return f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+
+
+def _without_step(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "step"}
 
 
 def make_sink(name: str, folder: Path, config: Mapping[str, Any], step: int) -> Sink:
