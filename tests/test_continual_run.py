@@ -19,7 +19,7 @@ from nanohydra.continual.config import ContinualRecipe
 from nanohydra.continual.domains import TEXT, Domain, base_domain, load_text, make_domains
 from nanohydra.continual.measures import Accuracy, Loss, longest_beginnings
 from nanohydra.continual.plan import Plan
-from nanohydra.continual.report import write_report
+from nanohydra.continual.reports import write_report
 from nanohydra.continual.results import read_results
 from nanohydra.continual.router import CentroidRouter, by_perplexity
 from nanohydra.continual.runner import run_experiment
@@ -354,7 +354,7 @@ def test_the_centroid_router_tells_gaussian_classes_apart_and_learns_them_one_by
             return iter([torch.zeros(1)])
 
         def hidden(self, ids: torch.Tensor) -> torch.Tensor:
-            table = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+            table = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
             return table[ids]
 
     class Source:

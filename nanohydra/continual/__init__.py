@@ -34,7 +34,7 @@ def run(recipe: Path, out: Path | None = None, jobs: int | None = None, say: Cal
 def report(folder: Path) -> Path:
     """Writes the report of an experiment from what is finished; returns the path of the markdown file. The same as
     HTML, the pictures, and the numbers (results.json, scores.csv) lie beside it."""
-    from nanohydra.continual.report import write_report
+    from nanohydra.continual.reports import write_report
     from nanohydra.continual.results import read_results
 
     return write_report(read_results(folder), folder)
