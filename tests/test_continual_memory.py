@@ -71,7 +71,7 @@ def test_a_balanced_memory_has_equal_room_for_every_domain_with_even_chances() -
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.sampled_from(["reservoir", "balanced"]), st.integers(3, 20), st.lists(st.integers(1, 30), min_size=1, max_size=3)
+    st.sampled_from(["reservoir", "balanced"]), st.integers(4, 20), st.lists(st.integers(1, 30), min_size=1, max_size=3)
 )
 def test_a_memory_never_outgrows_its_bytes_and_comes_back_whole(policy: str, capacity: int, sizes: list[int]) -> None:
     memory = filled(policy, capacity, sizes, 0)
