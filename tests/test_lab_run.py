@@ -111,7 +111,7 @@ def test_a_killed_lab_ends_with_the_report_of_an_undisturbed_one(tmp_path: Path)
     names = ("report.md", "report.html", "analysis.json", "scores.csv")
     spec: dict[str, Any] = {
         "seeds": 5,
-        "base": {**SPEC["base"], "train": {"lr": 0.01, "quality": 0.0, "step_seconds": 0.02}},
+        "base": {**SPEC["base"], "train": {"lr": 0.01, "quality": 0.0, "step_seconds": 0.06}},
     }
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
