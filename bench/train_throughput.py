@@ -225,7 +225,7 @@ class Contender:
 
 
 def matmul_peak(rows: int, dtype: torch.dtype) -> float:
-    """The best FLOP/s of the model's own largest product."""
+    """The best FLOP/s of the model's own largest product, of 30 tries."""
     x = torch.randn(rows * LENGTH, WIDTH).to(dtype)
     w = torch.randn(1024, WIDTH).to(dtype)
     times = []
@@ -268,10 +268,13 @@ def main() -> None:
         warmup[name] = time.perf_counter() - start
     tokens = args.rows * LENGTH * args.steps
     speed: dict[str, list[float]] = {name: [] for name in names}
+    torch.set_num_threads(args.threads)
+    peak = 0.0
     for i in range(args.rounds):
         order = names if i % 2 == 0 else names[::-1]
         for name in order:
             speed[name].append(tokens / contenders[name].ask(args.steps))
+        peak = max(peak, matmul_peak(args.rows, DTYPES[args.dtype]))
     report = summary(speed, warmup, args)
     if "nanohydra" in contenders:
         spent = contenders["nanohydra"].ask(-3)
@@ -282,8 +285,6 @@ def main() -> None:
         report["shares"] = {kind: seconds / step for kind, seconds in spent.items()}
     for contender in contenders.values():
         contender.pipe.send(None)
-    torch.set_num_threads(args.threads)
-    peak = matmul_peak(args.rows, DTYPES[args.dtype])
     floor = peak / SHAPE.flops_per_token(LENGTH)
     best = max((statistics.median(v) for n, v in speed.items() if n.startswith("nanohydra")), default=math.nan)
     print(
