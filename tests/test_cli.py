@@ -140,3 +140,17 @@ def test_speedrun_end_to_end(tmp_path: Path) -> None:
     ask = [sys.executable, "-m", "nanohydra", "chat", "-p", "Hello!", "--sampling.max_tokens", "4"]
     answered = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=120)
     assert answered.returncode == 0, answered.stderr
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanohydra.cli import info
+    from nanohydra.train.signals import Interrupted
+
+    def stopped(argv: list[str]) -> None:
+        raise Interrupted("Saved. Run with --resume here to go on.", 143)
+
+    monkeypatch.setattr(info, "main", stopped)
+    assert main(["info"]) == 143
+    assert "--resume here" in capsys.readouterr().err

@@ -46,9 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"nanohydra {verb}: {e}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\nnanohydra {verb}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as e:
+        # A training that was asked to stop has saved, and says how to go on.
+        print(f"\nnanohydra {verb}: {str(e) or 'interrupted'}", file=sys.stderr)
+        return int(getattr(e, "exit_code", 130))
     except BrokenPipeError:
         # The reader of our output left (`nanohydra runs list | head`): close quietly, as other tools do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
