@@ -22,6 +22,7 @@ FLOORS = [
     "jobs",
     "lab",
     "continual",
+    "serve",
     "cli",
 ]
 

@@ -1,0 +1,84 @@
+"""How the server is set up: settings only, no torch."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from nanohydra.errors import UserError
+from nanohydra.infer.config import EngineConfig
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What is served, to whom, and within which bounds."""
+
+    base: str = "demo"
+    """A name under the bases folder, or a model folder."""
+    host: str = "127.0.0.1"
+    """The address to listen on. On loopback the local user needs no token; anywhere else everybody does."""
+    port: int = 8000
+    """The port to listen on (0: a free one)."""
+    token: str | None = None
+    """A token with all rights, asked for on loopback too (none: only the database's tokens count)."""
+    database: str | None = None
+    """The database's URL (none: SQLite in the home folder)."""
+    int8: bool = False
+    """int8 weights: less memory, faster on a CPU, at a small cost in quality."""
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(prefix_tokens=16384))
+    """How the engine uses memory and time."""
+    temperature: float = 1.0
+    """Of requests that leave it open, unless the base's generation_config.json has one."""
+    max_tokens: int = 1024
+    """Most tokens of an answer whose request leaves it open."""
+    max_waiting: int = 256
+    """Requests that may wait or run; further ones are turned away with 429."""
+    requests_per_minute: int = 0
+    """Requests that one user may make in a minute (0: any number)."""
+    max_body_bytes: int = 4 * 2**20
+    """Largest body of a request."""
+    max_choices: int = 16
+    """Largest number of answers (n x prompts) of one request."""
+    ping_seconds: float = 15.0
+    """A stream that is silent for this long gets a comment, so that nothing between closes it."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages elsewhere that may call the API, such as https://example.org."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which a proxy reaches the server. With any, everybody needs a token."""
+    web: bool = True
+    """Whether the web app is offered (needs nicegui)."""
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "port": (0 <= self.port < 65536, "between 0 and 65535"),
+            "temperature": (0 <= self.temperature < float("inf"), "0 or more"),
+            "max_tokens": (self.max_tokens >= 1, "at least 1"),
+            "max_waiting": (self.max_waiting >= 1, "at least 1"),
+            "requests_per_minute": (self.requests_per_minute >= 0, "0 or more"),
+            "max_body_bytes": (self.max_body_bytes >= 1024, "at least 1024"),
+            "max_choices": (self.max_choices >= 1, "at least 1"),
+            "ping_seconds": (self.ping_seconds > 0, "above 0"),
+        }
+        for name, (good, rule) in bounds.items():
+            if not good:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be {rule}.")
+        if self.token is not None and len(self.token) < 16:
+            raise UserError("A token has at least 16 characters, lest it be guessed: try `openssl rand -hex 24`.")
+        for origin in self.cors_origins:
+            if origin == "*" or "://" not in origin or origin.endswith("/"):
+                raise UserError(f'"{origin}" is no origin: write https://example.org, one for each page.')
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def open(self) -> bool:
+        """Whether the local user needs no token."""
+        return self.loopback and self.token is None and not self.allowed_hosts

@@ -1,0 +1,63 @@
+"""The adapters that requests may name, and the settings of the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
+
+from nanohydra.errors import UserError
+from nanohydra.serve.store.accounts import visible
+from nanohydra.serve.store.database import LOCK, Database, NotFound
+from nanohydra.serve.store.models import Adapter, Setting, User
+
+
+class Shelf(Database):
+    """An adapter's folder is immutable; registering its name again points it to another folder."""
+
+    def register_adapter(
+        self, name: str, folder: Path | str, base: str, content_id: str, owner: int | None = None
+    ) -> Adapter:
+        """Names an adapter folder; `base` and `content_id` are content hashes. Without an owner it is everybody's.
+
+        UserError where the name is somebody else's."""
+        adapter = Adapter(name=name, folder=str(folder), base=base, content_id=content_id, owner=owner)
+        with self._writing() as session:
+            _one_at_a_time(session)
+            old = session.get(Adapter, name)
+            if old is not None and old.owner != owner:
+                raise UserError(f"There is an adapter {name!r} already. Choose another name.")
+            return session.merge(adapter)
+
+    def adapters(self, user_id: int) -> list[Adapter]:
+        """The adapters that a user may name, their own and everybody's, by name."""
+        with self._reading() as session:
+            return list(session.scalars(select(Adapter).where(visible(user_id)).order_by(Adapter.name)))
+
+    def remove_adapter(self, name: str) -> None:
+        """Takes a name away (the folder stays); users whose default it was get the base. NotFound."""
+        with self._writing() as session:
+            adapter = session.get(Adapter, name)
+            if adapter is None:
+                raise NotFound(f"There is no adapter {name!r}.")
+            session.delete(adapter)
+            session.execute(update(User).where(User.default_adapter == name).values(default_adapter=None))
+
+    def setting(self, key: str) -> Any:
+        """A setting of the server, as plain data; None where it was never set."""
+        with self._reading() as session:
+            return session.scalar(select(Setting.value).where(Setting.key == key))
+
+    def set_setting(self, key: str, value: Any) -> None:
+        """Keeps a setting: plain data that JSON can hold."""
+        with self._writing() as session:
+            _one_at_a_time(session)
+            session.merge(Setting(key=key, value=value))
+
+
+def _one_at_a_time(session: Session) -> None:
+    """Two threads that add the same key: the second waits and finds it (SQLite's writers always wait)."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -1,0 +1,14 @@
+"""Alembic runs this: the steps, inside the transaction of the connection that it is given."""
+
+from alembic import context
+
+from nanohydra.serve.store.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    transactional_ddl=True,  # also in SQLite: its transactions are ours (store/database.py)
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()
