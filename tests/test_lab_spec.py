@@ -58,6 +58,9 @@ def test_base_from_a_file_beside_the_lab(tmp_path: Path) -> None:
     assert load_spec(write(tmp_path, base="base.yaml")).base == GOOD["base"]
     changed = load_spec(write(tmp_path, base="base.yaml", changes={"train.lr": 0.5, "model": {"norm": "none"}}))
     assert changed.base == {"seed": 0, "model": {"norm": "none", "hidden_size": 8}, "train": {"lr": 0.5}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"train": {"lr": 3}}))
+    other = load_spec(write(tmp_path, base="base.yaml"), tmp_path / "other.yaml")
+    assert (other.name, other.base) == ("norms-other", {"train": {"lr": 3}})
 
 
 def test_tuning_grids(tmp_path: Path) -> None:

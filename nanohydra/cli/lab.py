@@ -27,13 +27,15 @@ def run(argv: list[str]) -> None:
     """Runs what is missing of a lab and prints where its report is."""
     p = parser("lab run", "Train the variants x seeds of a lab. Killed, it goes on where it was when called again.")
     p.add_argument("spec", type=str, help="the lab's YAML file, such as recipes/lab/norms.yaml")
+    p.add_argument("--base", type=str | None, default=None, help="run its variants on this recipe instead of its own")
     p.add_argument("--out", type=str | None, default=None, help="the lab's folder (default: under the runs folder)")
     p.add_argument("--jobs", type=int | None, default=None, help="runs at a time (default: one a GPU, or one a core)")
     p.add_argument("--ray", type=str | None, default=None, help="run on a Ray cluster at this address")
     args = parse(p, argv)
     from nanohydra import lab
 
-    print(lab.run(Path(args.spec), Path(args.out) if args.out else None, args.jobs, args.ray))
+    out, base = (Path(given) if given else None for given in (args.out, args.base))
+    print(lab.run(Path(args.spec), out, args.jobs, args.ray, base))
 
 
 def report(argv: list[str]) -> None:

@@ -17,6 +17,7 @@ def run(
     out: Path | None = None,
     jobs: int | None = None,
     ray: str | None = None,
+    base: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Runs what is missing of a lab and writes its report. Killed, it goes on where it was when called again.
@@ -26,6 +27,7 @@ def run(
         out: its folder (default: its name, under the runs folder's `labs`).
         jobs: how many runs at a time (default: one a GPU, or one a core where there is none).
         ray: address of a Ray cluster to run on ("auto", "local", "ray://host:10001"); default: this machine.
+        base: a recipe to run the variants on instead of the lab's own.
         say: what takes the lines of progress.
     Returns:
         The path of report.md.
@@ -34,7 +36,7 @@ def run(
     from nanohydra.lab.runner import run_lab
     from nanohydra.lab.spec import load_spec
 
-    read = load_spec(spec)
+    read = load_spec(spec, base)
     folder = run_lab(read, out or runs_dir() / "labs" / read.name, jobs=jobs, ray=ray, say=say)
     return report(folder.path)
 

@@ -77,3 +77,5 @@ class LabSpec:
     """`module:function` that trains one recipe: `execute(recipe: dict, run_dir: Path) -> dict`."""
     source: str = field(default="", compare=False)
     """The file it was read from, for the report's commands."""
+    base_source: str = field(default="", compare=False)
+    """The recipe that took the place of the file's own base, if one did."""

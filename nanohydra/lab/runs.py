@@ -83,7 +83,9 @@ class LabFolder:
                 f"{self.path} holds another lab, {LabFolder.open(self.path).spec.name}. Choose another --out."
             )
         out = _shown(self.path)
-        commands = [f"nanohydra lab run {_shown(Path(self.spec.source))} --out {out}", f"nanohydra lab report {out}"]
+        spec = _shown(Path(self.spec.source))
+        base = f" --base {_shown(Path(self.spec.base_source))}" if self.spec.base_source else ""
+        commands = [f"nanohydra lab run {spec}{base} --out {out}", f"nanohydra lab report {out}"]
         write_json(known, {"commands": commands, "spec": spec_to_dict(self.spec)})
 
     @property

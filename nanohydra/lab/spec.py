@@ -17,8 +17,11 @@ from nanohydra.lab.config import BUDGETS, EXECUTE, LabSpec, Metric, Tuning
 KEYS = frozenset(f.name for f in dataclasses.fields(LabSpec)) - {"source"} | {"changes"}
 
 
-def load_spec(path: Path) -> LabSpec:
-    """Reads and checks a lab. Raises UserError, one line, for anything that would only fail after hours of training."""
+def load_spec(path: Path, base: Path | None = None) -> LabSpec:
+    """Reads and checks a lab. Raises UserError, one line, for anything that would only fail after hours of training.
+
+    base: another recipe to put in the place of the lab's own; the lab is then called NAME-RECIPE.
+    """
     values = read_yaml(path)
     _known(values, KEYS, path)
     for key in ("variants", "seeds", "metrics"):
@@ -28,18 +31,18 @@ def load_spec(path: Path) -> LabSpec:
     if not isinstance(variants, dict) or len(variants) < 2:
         raise UserError(f"{path}: variants must be at least two names, each with its changes ({{}} for none).")
     variants = {str(name): _mapping(patch or {}, f"{path}: variants.{name}") for name, patch in variants.items()}
-    base = _base(values.get("base"), path)
+    recipe_of_all = read_yaml(base) if base else _base(values.get("base"), path)
     for key, value in _mapping(values.get("changes", {}), f"{path}: changes").items():
-        _set(base, str(key).split("."), value, f"{path}: changes: {key}")
+        _set(recipe_of_all, str(key).split("."), value, f"{path}: changes: {key}")
     for name in variants:
         if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
             raise UserError(f'{path}: variant "{name}" names a folder: use letters, digits, -, _ and . only.')
     seeds = _seeds(values["seeds"], f"{path}: seeds")
     metrics = _metrics(values["metrics"], path)
     spec = LabSpec(
-        name=str(values.get("name", Path(path).stem)),
+        name=str(values.get("name", Path(path).stem)) + (f"-{Path(base).stem}" if base else ""),
         question=str(values.get("question", "")),
-        base=base,
+        base=recipe_of_all,
         variants=variants,
         seeds=seeds,
         metrics=metrics,
@@ -51,6 +54,7 @@ def load_spec(path: Path) -> LabSpec:
         seed_key=str(values.get("seed_key", "seed")),
         execute=str(values.get("execute", EXECUTE)),
         source=str(path),
+        base_source=str(base or ""),
     )
     _choice(spec.baseline, tuple(variants), f"{path}: baseline")
     for name, patch in variants.items():  # a patch that cannot be applied fails now, not in its run
