@@ -97,7 +97,7 @@ def test_one_adapter_instead_of_all_weights_serves_the_strategies_on_weights(tmp
     for name in ("naive", "joint", "replay", "kl_replay", "ewc", "lwf"):
         over = model()
         before = weights_hash(over)
-        strategy = make(name, over=over, adapter=True, rank=1, **SETTINGS.get(name, {}))
+        strategy = make(name, over=over, adapter=True, adapters={"rank": 1}, **SETTINGS.get(name, {}))
         record = journey(strategy).run()
         assert weights_hash(over) == before
         assert record["values"][""]["threes"]["loss"][-1] < record["values"][""]["threes"]["loss"][0]
@@ -402,7 +402,7 @@ def test_adapters_leave_the_base_and_each_other_as_they_were() -> None:
 
 def test_learned_routes_find_the_domain_where_it_shows() -> None:
     longer = train_config(steps=80)
-    strategy: Any = make("lora", longer, views=["perplexity", "centroid"], rank=4)
+    strategy: Any = make("lora", longer, views=["perplexity", "centroid"], adapters={"rank": 4, "alpha": 8})
     journey(strategy).run()
     for name in ("threes", "fives"):
         prompts = next(d for d in domains() if d.name == name).source.take(np.arange(100, 116)).input_ids.tolist()  # type: ignore[union-attr]

@@ -46,8 +46,8 @@ class Settings:
     adapter: bool = False
     """Train one adapter over the frozen base instead of all weights (for strategies that do not bring their own)."""
 
-    rank: int | None = None
-    """The rank of this strategy's adapters, where it differs from the recipe's."""
+    adapters: dict[str, Any] = field(default_factory=dict)
+    """Changes to the recipe's adapter, such as {rank: 32, alpha: 64} or {target_modules: [q_proj, v_proj]}."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,10 @@ class Strategy:
 
     @property
     def adapter_config(self) -> AdapterConfig:
-        """The adapters' kind, with the strategy's rank; the scale alpha / r stays."""
-        config, rank = self.setup.adapter, self.settings.rank
-        return (
-            config if rank is None else dataclasses.replace(config, rank=rank, alpha=config.alpha / config.rank * rank)
-        )
+        """The adapters' kind, with the strategy's changes."""
+        given = self.settings.adapters.items()
+        changes: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given}
+        return dataclasses.replace(self.setup.adapter, **changes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -183,6 +182,7 @@ def read_settings(row: str, values: Mapping[str, Any]) -> tuple[type[Strategy], 
     kind = strategy_class(str(values.get("strategy") or row))
     check_keys(kind.settings_class, values, f"strategies.{row}")
     check_keys(TrainConfig, values.get("train") or {}, f"strategies.{row}.train")
+    check_keys(AdapterConfig, values.get("adapters") or {}, f"strategies.{row}.adapters")
     p = ArgumentParser(exit_on_error=False)
     p.add_class_arguments(kind.settings_class, "settings")
     try:
