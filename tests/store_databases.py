@@ -1,6 +1,6 @@
 """Fresh databases for the tests of the store: SQLite always, PostgreSQL where NANOHYDRA_TEST_POSTGRES gives a URL.
 
-The PostgreSQL user must be allowed to make schemas; each test works in one of its own."""
+The PostgreSQL user must be allowed to make schemas: every database is a schema of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+
+from nanohydra.serve.store import Store
 
 POSTGRES = os.environ.get("NANOHYDRA_TEST_POSTGRES", "")
 KINDS = [
@@ -37,3 +39,19 @@ def fresh_database(kind: str, folder: Path) -> Iterator[str]:
         finally:
             connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
     engine.dispose()
+
+
+@contextmanager
+def fresh_store(kind: str, folder: Path) -> Iterator[Store]:
+    """An open store with nobody but the admin in it."""
+    with fresh_database(kind, folder) as url:
+        store = Store.open(url)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def somebody(store: Store, *scopes: str, quota: int | None = None) -> int:
+    """The id of a new user with a name of their own."""
+    return store.create_user(uuid.uuid4().hex, scopes or ("chat",), quota).id

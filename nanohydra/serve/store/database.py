@@ -73,7 +73,7 @@ class Database:
 
 
 def migrate(connection: Connection) -> None:
-    """Brings the tables up to date inside the connection's transaction: all of it, or nothing."""
+    """Brings the tables up to date inside the transaction that the connection has begun: all of it, or nothing."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     config = Config()

@@ -7,7 +7,6 @@ from nanohydra.serve.store.models import Base
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
-    transactional_ddl=True,  # also in SQLite: its transactions are ours (store/database.py)
     render_as_batch=True,
 )
 with context.begin_transaction():
