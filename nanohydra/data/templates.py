@@ -22,12 +22,18 @@ from nanohydra.errors import UserError
 _HIDDEN = 0xF0000
 
 
-def render_template(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
-    """The text of a conversation by the tokenizer's own template. Raises UserError where the template refuses it."""
+def render_template(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> str:
+    """The text of a conversation by the tokenizer's own template, with the tools (in OpenAI's form) that it may tell the
+    model of. Raises UserError where the template refuses it."""
     try:
         return _compiled(tokenizer.chat_template or "").render(
             messages=[dict(message) for message in messages],
-            tools=None,
+            tools=None if tools is None else [dict(tool) for tool in tools],
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **tokenizer.named_tokens,

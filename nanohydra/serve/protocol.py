@@ -101,6 +101,8 @@ class Ready:
     hidden_size: int
     """Length of an embedding."""
     parameters: int
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """How its makers draw answers: temperature, top_p, top_k, min_p, repetition_penalty where they say so."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ class Reply:
     value: dict[str, Any]
 
 
-Command = Start | GenerateRequest | Abort | LoadAdapter | UnloadAdapter | EmbedRequest | StatsRequest
+Command = GenerateRequest | Abort | LoadAdapter | UnloadAdapter | EmbedRequest | StatsRequest
 Event = Token | Finished | Failed
-Message = Command | Event | Ready | Reply
+Message = Start | Command | Event | Ready | Reply
 
 
 def encode(message: Message) -> bytes:
@@ -175,7 +177,7 @@ def _logprob(values: dict[str, Any] | None) -> Logprob | None:
     return Logprob(values["id"], values["logprob"], tuple((id, p) for id, p in values["top"]))
 
 
-_TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in (*get_args(Command), *get_args(Event), Ready, Reply)}
+_TYPES: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
 _NESTED: dict[str, Any] = {
     "params": _params,
     "engine": lambda values: EngineConfig(**values),

@@ -1,0 +1,57 @@
+"""What the endpoints and the web app work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nanohydra.data.tokenizer import Tokenizer
+from nanohydra.serve.adapters import Shelf
+from nanohydra.serve.auth import Auth
+from nanohydra.serve.chat import ChatService
+from nanohydra.serve.config import ServeConfig
+from nanohydra.serve.engine_client import EngineClient
+from nanohydra.serve.generation import Generation
+from nanohydra.serve.metrics import Metrics
+from nanohydra.serve.protocol import Start
+from nanohydra.serve.rates import Rates
+from nanohydra.serve.store import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """One server's parts."""
+
+    config: ServeConfig
+    store: Store
+    engine: EngineClient
+    adapters: Shelf
+    auth: Auth
+    rates: Rates
+    metrics: Metrics
+    generation: Generation
+    chat: ChatService
+
+    @classmethod
+    def of(cls, config: ServeConfig, engine: EngineClient | None = None) -> Services:
+        """Opens the database and prepares the rest; the engine is started by the app. Raises UserError."""
+        store = Store.open(config.database)
+        engine = engine or EngineClient(Start(config.base, config.int8, config.engine))
+        metrics = Metrics(config.base)
+        adapters = Shelf(engine, store)
+        generation = Generation(config, engine, store, adapters, metrics)
+        return cls(
+            config=config,
+            store=store,
+            engine=engine,
+            adapters=adapters,
+            auth=Auth(config, store),
+            rates=Rates(config.requests_per_minute),
+            metrics=metrics,
+            generation=generation,
+            chat=ChatService(generation),
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The base's. Raises errors.Unavailable until it is loaded."""
+        return self.chat.tokenizer
