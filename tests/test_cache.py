@@ -100,25 +100,26 @@ def test_cached_equals_uncached(name: str) -> None:
 @settings(max_examples=100, deadline=None)
 @torch.no_grad()
 def test_any_schedule_equals_uncached(seed: int) -> None:
-    """Slots are taken, fed in any order, cut back and freed at random: every logit equals the uncached one."""
+    """Slots are taken, fed in any order, cut back and freed at random, in much memory or little: every logit equals the
+    uncached one."""
     chance = random.Random(seed)
     names = ["default", "gqa", "alibi", "learned", "window", "window_alibi", "mixed_alibi_gqa", "mixed_mqa"]
     model = tiny(**ARCHITECTURES[chance.choice(names)])
     rollback = chance.randint(0, 4)
-    cache = KVCache(model.config, slots=3, rollback=rollback)
+    cache = KVCache(model.config, slots=3, rollback=rollback, tokens=chance.choice([None, CONTEXT, CONTEXT + 17, 83]))
     texts: dict[int, list[int]] = {}
     longest: dict[int, int] = {}
     for _ in range(20):
         action = chance.choice(["allocate", "allocate", "feed", "feed", "decode", "decode", "truncate", "free"])
         slot = chance.choice(sorted(texts)) if texts else 0
-        if action == "allocate" and len(texts) < 3:
+        if action == "allocate" and len(texts) < cache.room(max(map(len, texts.values()), default=0)):
             slot = cache.allocate()
             texts[slot], longest[slot] = [], 0
         elif action in ("feed", "decode") and texts:
             slots = chance.sample(sorted(texts), chance.randint(1, len(texts)))
             most = 1 if action == "decode" else 12
             sizes = [chance.randint(0, min(most, CONTEXT - len(texts[slot]))) for slot in slots]
-            if max(sizes) == 0:
+            if max(sizes) == 0 or cache.room(max(len(texts[s]) + n for s, n in zip(slots, sizes))) < len(texts):
                 continue
             chunks = [chance.choices(range(31), k=size) for size in sizes]
             for slot, chunk, logits in zip(slots, chunks, feed(model, cache, slots, chunks)):
@@ -139,6 +140,24 @@ def test_any_schedule_equals_uncached(seed: int) -> None:
             del texts[slot]
         assert sorted(cache.active) == sorted(texts)
         assert all(cache.length(slot) == len(text) for slot, text in texts.items())
+
+
+@torch.no_grad()
+def test_memory_is_shared_by_fewer_and_longer_rows() -> None:
+    model = tiny()
+    cache = KVCache(model.config, slots=4, tokens=CONTEXT + 8)
+    assert cache.bytes == 2 * 2 * (CONTEXT + 8) * 24 * 4
+    assert [cache.room(n) for n in (0, 1, 12, 13, 16, 24, 25, CONTEXT)] == [4, 4, 4, 3, 3, 2, 1, 1]
+    slots = [cache.allocate() for _ in range(4)]
+    feed(model, cache, slots, [[1] * 12] * 4)
+    with pytest.raises(ValueError, match="no room for 4 sequences of 13 tokens"):
+        feed(model, cache, slots, [[1]] * 4)
+    cache.free(slots.pop())
+    feed(model, cache, slots, [[1]] * 3)
+    with pytest.raises(ValueError, match="All 3 slots"):
+        cache.allocate()
+    with pytest.raises(UserError, match="cannot hold one sequence"):
+        KVCache(model.config, slots=2, tokens=CONTEXT - 1)
 
 
 @torch.no_grad()

@@ -33,6 +33,10 @@ class KVCache:
     A full-attention layer holds (slots, max_len, KV heads x head_dim) twice. A sliding-attention layer holds only its
     window: a ring of `sliding_window + rollback` places, where the token of place p lies at p modulo the ring's size.
 
+    tokens: the memory of a full-attention layer in tokens, None for slots x max_len. Where it is less, it is divided evenly
+    among as many rows as hold the longest sequence: rows are moved closer together for one more and farther apart for a
+    longer one, and `room` tells how many there can be.
+
     dtype: of the stored keys and values, in which attention then works. None: bf16, but fp32 on a CPU, where torch attends from
     one query 5 to 20 times as fast in fp32 as in bf16. rollback: how many tokens `truncate` can always take back (for speculative
     decoding; models without windows can go back to any length). Raises UserError when max_len is beyond the model's context.
@@ -44,6 +48,7 @@ class KVCache:
         slots: int,
         max_len: int | None = None,
         *,
+        tokens: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         rollback: int = 0,
@@ -56,12 +61,19 @@ class KVCache:
         self.slots = slots
         self.device = torch.device(device)
         self.dtype = dtype or (torch.float32 if self.device.type == "cpu" else torch.bfloat16)
-        self.sizes: dict[str, int] = {"full_attention": self.max_len}
+        self.tokens = slots * self.max_len if tokens is None else min(tokens, slots * self.max_len)
+        if self.tokens < self.max_len:
+            raise UserError(f"A cache of {self.tokens} tokens cannot hold one sequence of {self.max_len}.")
+        self.sizes: dict[str, int] = {"full_attention": self.tokens // slots}
         if config.sliding_window is not None:
             self.sizes["sliding_attention"] = min(config.sliding_window + rollback, self.max_len)
-        self.buffers = [
-            torch.zeros(2, slots, self.sizes[kind], config.key_value_size, dtype=self.dtype, device=self.device)
+        memory = {"full_attention": self.tokens, "sliding_attention": slots * self.sizes.get("sliding_attention", 0)}
+        self._memory = [
+            torch.zeros(2, memory[kind], config.key_value_size, dtype=self.dtype, device=self.device)
             for kind in config.layer_types
+        ]
+        self.buffers = [
+            _rows_of(part, slots, self.sizes[kind]) for part, kind in zip(self._memory, config.layer_types, strict=True)
         ]
         """For each layer (keys and values, rows, places, KV heads x head_dim)."""
         self._order: list[int] = []  # row -> slot; the rows in use are always the first ones
@@ -76,12 +88,19 @@ class KVCache:
     @property
     def bytes(self) -> int:
         """Memory of all buffers."""
-        return sum(buffer.nbytes for buffer in self.buffers)
+        return sum(part.nbytes for part in self._memory)
+
+    def room(self, length: int) -> int:
+        """How many sequences can be held while the longest has `length` tokens."""
+        return min(self.slots, self.tokens // max(1, length))
 
     def allocate(self) -> int:
         """A free slot, now in use and of length 0. Raises ValueError when all are in use."""
-        if len(self._order) == self.slots:
-            raise ValueError(f"All {self.slots} slots of the cache are in use.")
+        count = len(self._order) + 1
+        if count > self.room(max(self._length.values(), default=0)):
+            raise ValueError(f"All {count - 1} slots of the cache are in use.")
+        if count * self.sizes["full_attention"] > self.tokens:
+            self._divide(count)
         slot = next(i for i in range(self.slots) if i not in self._length)
         self._order.append(slot)
         self._length[slot] = self._longest[slot] = 0
@@ -116,6 +135,40 @@ class KVCache:
             )
         self._length[slot] = length
 
+    def held(self, slot: int, start: int, end: int) -> list[Tensor]:
+        """Keys and values (2, end - start, KV heads x head_dim) of a slot's places, for each layer (views; models whose
+        layers all see everything)."""
+        row = self._order.index(slot)
+        return [buffer[:, row, start:end] for buffer in self.buffers]
+
+    def put(self, slot: int, held: Sequence[Tensor]) -> None:
+        """Begins an empty slot with what another sequence held at its first places (see `held`)."""
+        length = held[0].shape[1]
+        self._stretch(length)
+        row = self._order.index(slot)
+        for buffer, part in zip(self.buffers, held, strict=True):
+            buffer[:, row, :length] = part
+        self._length[slot] = self._longest[slot] = length
+
+    def _divide(self, count: int) -> None:
+        """Lays out the memory of full-attention layers as `count` rows, as long as can be."""
+        self.sizes["full_attention"] = size = min(self.max_len, self.tokens // count)
+        used, longest = len(self._order), max(self._length.values(), default=0)
+        for layer, kind in enumerate(self.config.layer_types):
+            if kind == "full_attention":
+                held = self.buffers[layer][:, :used, :longest].clone()
+                self.buffers[layer] = _rows_of(self._memory[layer], count, size)
+                self.buffers[layer][:, :used, :longest] = held
+
+    def _stretch(self, length: int) -> None:
+        """Makes rows long enough for `length` tokens. Raises ValueError where too many are in use for that."""
+        if length > self.sizes["full_attention"]:
+            if self.room(length) < len(self._order):
+                raise ValueError(
+                    f"The cache has no room for {len(self._order)} sequences of {length} tokens: free some."
+                )
+            self._divide(self.room(length))
+
     def rows(self, slots: Sequence[int], counts: Sequence[int] | None = None) -> CachePlan:
         """The plan of one forward pass: row i of the input goes to slots[i], and its first counts[i] tokens are real.
 
@@ -125,6 +178,11 @@ class KVCache:
         if len(set(slots)) != len(slots):
             raise ValueError("The rows of one forward pass must be different slots.")
         return CachePlan(self, list(slots), None if counts is None else list(counts))
+
+
+def _rows_of(memory: Tensor, rows: int, size: int) -> Tensor:
+    """A layer's memory (2, tokens, width) seen as (2, rows, size, width)."""
+    return memory[:, : rows * size].view(2, rows, size, memory.shape[-1])
 
 
 @dataclass
@@ -163,6 +221,7 @@ class CachePlan:
                 raise UserError(
                     f"The sequence has {start + count} tokens, the cache holds {cache.max_len}: shorten it."
                 )
+        cache._stretch(max(map(sum, zip(self.starts, counts))))
         first = self.rows[0]
         self.together = self.rows == list(range(first, first + len(self.rows)))
         places = torch.tensor(self.starts).unsqueeze(1) + torch.arange(length)

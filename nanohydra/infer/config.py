@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from nanohydra.errors import UserError
@@ -29,6 +30,14 @@ class SamplingParams:
     """Strings that end the text; they are not part of it."""
     ignore_eos: bool = False
     """Go on to max_tokens even where the model ends its turn (for benchmarks)."""
+    logprobs: int | None = None
+    """Tell the log-probability of each token and of this many most likely ones, before temperature (none: do not)."""
+    json_schema: str | None = None
+    """The answer is JSON that this JSON Schema accepts (needs llguidance)."""
+    grammar: str | None = None
+    """The answer is of this grammar, in the notation of the Lark parser (needs llguidance)."""
+    regex: str | None = None
+    """The whole answer matches this regular expression (needs llguidance)."""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -38,14 +47,68 @@ class SamplingParams:
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0"),
+            "logprobs": (self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
         }
         for name, (good, rule) in bounds.items():
             if not good:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be {rule}.")
         if "" in self.stop:
             raise UserError("A stop string is empty: leave it out.")
+        if sum(form is not None for form in (self.json_schema, self.grammar, self.regex)) > 1:
+            raise UserError("An answer has one form: give json_schema, grammar or regex, not several.")
+        if self.json_schema is not None:
+            _check_schema(self.json_schema)
 
     @property
     def greedy(self) -> bool:
         """True where no chance is involved."""
         return self.temperature == 0
+
+    @property
+    def structured(self) -> bool:
+        """Whether the answer's form is prescribed."""
+        return (self.json_schema, self.grammar, self.regex) != (None, None, None)
+
+
+def _check_schema(text: str) -> None:
+    try:
+        schema = json.loads(text)
+    except ValueError as e:
+        raise UserError(f"json_schema is not valid JSON ({e}): give a JSON Schema as text.") from e
+    if not isinstance(schema, dict | bool):
+        raise UserError('json_schema must be a JSON object, such as {"type": "object"}.')
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine uses memory and time."""
+
+    max_slots: int = 8
+    """Requests that run at once; others wait."""
+    max_seq_len: int = 4096
+    """Most tokens of prompt and answer together (the model's context where that is shorter)."""
+    prefill_tokens: int = 512
+    """Most prompt tokens (padding included) that are read between two decode steps."""
+    kv_tokens: int | None = None
+    """Memory of running requests in tokens, shared by all; the newest request waits again where it runs out (none: enough
+    for every slot at its longest)."""
+    prefix_tokens: int = 0
+    """Memory, in tokens, for beginnings of prompts that have been read already, to be used again (0: none)."""
+    speculate: int = 0
+    """Most tokens to guess ahead and check in one step (0: none); answers stay what they are."""
+    speculate_slots: int = 4
+    """Guess only while at most this many requests write, as checking costs more than it gains in a full batch."""
+
+    def __post_init__(self) -> None:
+        least = {
+            "max_slots": 1,
+            "max_seq_len": 2,
+            "prefill_tokens": 1,
+            "kv_tokens": 2,
+            "prefix_tokens": 0,
+            "speculate": 0,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UserError(f"{name} is {value}: it must be at least {bound}.")

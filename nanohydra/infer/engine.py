@@ -2,86 +2,54 @@
 
 A request is a list of ids of which a beginning lies in the KV cache. Whatever is not there yet is *pending*: the whole
 prompt at first, then the token that was drawn last, or a tool's answer that is forced in. A step advances every request
-that has one pending token by one token, together, and then works off one budget of longer ones (chunked prefill), so
-that a long prompt never makes the others wait long. `generate`, `stream` and `chat` are loops over `step`; a server
-calls `submit`, `step` and `abort` itself. One thread drives an engine.
+that has one pending token by one token (more where guesses come true), together, and then works off one budget of longer
+ones (chunked prefill), so that a long prompt never makes the others wait long. `generate`, `stream` and `chat` are loops
+over `step`; a server calls `submit`, `step` and `abort` itself. One thread drives an engine.
+
+Who runs and what is read next: `scheduler`. What need not be read again: `prefix`. Guessing ahead: `speculate`. How a
+token is drawn: `drawing`.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from nanohydra.adapt.attach import Adapters
 from nanohydra.agent.calculator import Tool
 from nanohydra.data.chat import Message, render_chat
 from nanohydra.data.tokenizer import END_OF_TEXT, Tokenizer
 from nanohydra.errors import UserError
+from nanohydra.infer.adapted import Adapted
 from nanohydra.infer.cache import KVCache
+from nanohydra.infer.config import EngineConfig, SamplingParams
+from nanohydra.infer.drawing import Drawer
+from nanohydra.infer.embedding import embed
+from nanohydra.infer.grammar import Grammars
+from nanohydra.infer.prefix import PrefixStore
 from nanohydra.infer.quantize import PackedAttention
-from nanohydra.infer.sampling import SamplingBatch, SamplingParams, sample, uniform
-from nanohydra.infer.streaming import Completion, Delta, FinishReason, Timing, Transcript
+from nanohydra.infer.request import Request
+from nanohydra.infer.scheduler import Scheduler
+from nanohydra.infer.speculate import DraftModel, Guesser, PromptLookup
+from nanohydra.infer.streaming import Completion, Delta, FinishReason, Logprob, Transcript
 from nanohydra.model.transformer import Transformer
 
-
-class Request:
-    """One prompt on its way to a completion. Made by `Engine.submit`."""
-
-    def __init__(self, prompt: list[int], params: SamplingParams, limit: int, transcript: Transcript) -> None:
-        self.params = params
-        self.ids = list(prompt)
-        """Prompt and answer so far."""
-        self.prompt_length = len(prompt)
-        self.limit = limit
-        """Most ids in all."""
-        self.transcript = transcript
-        self.seed = secrets.randbits(63) if params.seed is None else params.seed
-        self.slot: int | None = None
-        self.seen: Tensor | None = None  # (V,) bool, only where the repetition penalty needs it
-        self.completion: Completion | None = None
-        """The finished answer; None while it is running or waiting."""
-        self._times = [time.perf_counter()]  # submitted, first token
-
-    def take(self) -> list[Delta]:
-        """What is new since the last call; the last delta carries the completion."""
-        return self.transcript.take()
-
-    def accept(self, id: int, ends: set[int]) -> FinishReason | None:
-        """Takes a drawn token, and the ids that a tool forces after it. Returns why the answer is over, if it is."""
-        if len(self._times) == 1:
-            self._times.append(time.perf_counter())
-        forced: list[int] = []
-        over = id in ends and not self.params.ignore_eos
-        if not over:
-            forced = self.transcript.push(id)
-        self.ids = [*self.ids, id, *forced][: self.limit]
-        if self.seen is not None:
-            self.seen[[id, *forced]] = True
-        if over or self.transcript.stopped:
-            return "stop"
-        return "length" if len(self.ids) >= self.limit else None
-
-    def finish(self, reason: FinishReason) -> None:
-        """Closes the answer."""
-        self.transcript.flush()
-        now, ids = time.perf_counter(), self.ids[self.prompt_length :]
-        start, first = self._times[0], self._times[1] if len(self._times) > 1 else now
-        rate = (len(ids) - 1) / max(now - first, 1e-9) if len(ids) > 1 else 0.0
-        self.completion = Completion(ids, self.transcript.parts, reason, Timing(first - start, now - start, rate))
-        self.transcript.new.append(Delta(completion=self.completion))
+NO_GUESSES: Mapping[Request, list[int]] = MappingProxyType({})
 
 
 class Engine:
     """Continues prompts with one model.
 
     tools: called inside an answer where the tokenizer has their special tokens (`agent.calculator.CALCULATOR`).
-    max_slots: requests that run at once; others wait. max_seq_len: most tokens of prompt and answer together (the
-    model's context where that is shorter). prefill_tokens: most prompt tokens (padding included) between decode steps.
+    config: memory and time; any of its fields may be given by keyword. adapters: what is attached to the model, so that
+    each request may use one. draft: a smaller model of the same tokenizer that guesses ahead (where config.speculate is
+    not 0); without one, guesses are taken from the text itself.
     """
 
     def __init__(
@@ -90,50 +58,73 @@ class Engine:
         tokenizer: Tokenizer,
         tools: Sequence[Tool] = (),
         *,
-        max_slots: int = 8,
-        max_seq_len: int = 4096,
-        prefill_tokens: int = 512,
+        config: EngineConfig | None = None,
+        adapters: Adapters | None = None,
+        draft: Transformer | None = None,
+        **settings: int | None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.tools = tuple(tools)
-        self.prefill_tokens = prefill_tokens
+        self.adapters = adapters
+        self._adapted = Adapted(adapters)
+        self.config = config = replace(config or EngineConfig(), **settings)  # type: ignore[arg-type]
         weight = model.model.embed_tokens.weight
         self.device = weight.device
-        self.max_seq_len = min(max_seq_len, model.config.max_position_embeddings)
+        self.max_seq_len = min(config.max_seq_len, model.config.max_position_embeddings)
+        if config.kv_tokens is not None:
+            self.max_seq_len = min(self.max_seq_len, config.kv_tokens)
         packed = any(isinstance(module, PackedAttention) for module in model.modules())
-        dtype = torch.float32 if packed else weight.dtype
-        self.cache = KVCache(model.config, max_slots, self.max_seq_len, dtype=dtype, device=weight.device)
+        self.cache = KVCache(
+            model.config,
+            config.max_slots,
+            self.max_seq_len,
+            tokens=config.kv_tokens,
+            dtype=torch.float32 if packed else weight.dtype,
+            device=weight.device,
+            rollback=config.speculate,
+        )
         self.ends = {tokenizer.eos_id, tokenizer.end_of_turn_id, tokenizer.special.get(END_OF_TEXT, tokenizer.eos_id)}
-        self._vocabulary = min(
-            tokenizer.vocab_size, model.config.vocab_size
-        )  # a padded head's spare rows are never drawn
-        self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []
-        self._sampled: tuple[list[Request], SamplingBatch] | None = None
+        # A padded head's spare rows are never drawn.
+        self._vocabulary = min(tokenizer.vocab_size, model.config.vocab_size)
+        self.prefixes = PrefixStore(self.cache, config.prefix_tokens)
+        self._scheduler = Scheduler(self.cache, self.prefixes, config.prefill_tokens, 1 + config.speculate)
+        self._drawer = Drawer(self.device)
+        self._grammars = Grammars(tokenizer, self._vocabulary, self.ends)
+        self._guesser = self._make_guesser(draft)
+        self._counts = dict.fromkeys(("prompt_tokens", "generated_tokens", "guessed_tokens", "right_guesses"), 0)
+
+    def _make_guesser(self, draft: Transformer | None) -> Guesser | None:
+        config = self.config
+        if not config.speculate:
+            return None
+        if draft is None:
+            return PromptLookup()
+        return DraftModel(
+            draft, self._vocabulary, config.max_slots, self.max_seq_len, config.speculate, config.prefill_tokens
+        )
 
     # -- one step at a time -------------------------------------------------------------------------------------------
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams) -> Request:
-        """Queues a prompt (ids). Raises UserError where it is empty, too long or of another tokenizer."""
-        if not prompt:
-            raise UserError("The prompt is empty: give at least one token.")
+    def submit(self, prompt: Sequence[int], params: SamplingParams, adapter: str | None = None) -> Request:
+        """Queues a prompt (ids), to be answered by the base or by an attached adapter. Raises UserError where the prompt is
+        empty, too long or of another tokenizer, the adapter unknown, or the answer's form impossible."""
+        self._check(prompt)
         if len(prompt) >= self.max_seq_len:
             raise UserError(
                 f"The prompt has {len(prompt)} tokens and the context holds {self.max_seq_len}, one of them for the "
                 f"answer: shorten it by at least {len(prompt) - self.max_seq_len + 1}."
             )
-        if not 0 <= min(prompt) <= max(prompt) < self.model.config.vocab_size:
-            raise UserError(
-                f"The prompt has token ids outside the model's vocabulary of {self.model.config.vocab_size}: "
-                "use the model's own tokenizer."
-            )
         limit = min(len(prompt) + params.max_tokens, self.max_seq_len)
-        request = Request(list(prompt), params, limit, Transcript(self.tokenizer, params.stop, self.tools))
+        transcript = Transcript(self.tokenizer, params.stop, self.tools)
+        salt = self._adapted.salt(adapter)
+        request = Request(list(prompt), params, limit, transcript, adapter, self._grammars.make(params))
+        request.salt = salt
+        request.guesses = self.config.speculate
         if params.repetition_penalty != 1:
             request.seen = torch.zeros(self._vocabulary, dtype=torch.bool, device=self.device)
             request.seen[[i for i in prompt if i < self._vocabulary]] = True
-        self._waiting.append(request)
+        self._scheduler.waiting.append(request)
         return request
 
     def abort(self, request: Request) -> None:
@@ -144,35 +135,72 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
-        return not self._running and not self._waiting
+        return not self._scheduler.running and not self._scheduler.waiting
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
         """Moves the batch on; returns the requests that got a token (finished ones among them)."""
-        while self._waiting and len(self._running) < self.cache.slots:
-            request = self._waiting.popleft()
-            request.slot = self.cache.allocate()
-            self._running.append(request)
+        for request in self._scheduler.fill():
+            self._forget(request)
         moved: list[Request] = []
         with self._evaluating():
-            pending = {request: len(request.ids) - self._cached(request) for request in self._running}
-            if ready := [r for r, n in pending.items() if n == 1]:
-                moved += self._advance(ready, [1] * len(ready))
-            if longer := {r: n for r, n in pending.items() if n > 1}:
-                moved += self._advance(*self._chunk(longer))
+            ready, longer = self._scheduler.work()
+            if ready:
+                moved += self._advance(dict.fromkeys(ready, 1), self._guess(ready))
+            if longer:
+                chunk = self._scheduler.chunk(longer)
+                moved += self._advance(chunk)
+                for request in chunk:
+                    self.prefixes.save(request)
         return moved
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for whoever watches: requests `running` and `waiting`; `kv_usage`, the part of the KV cache in use; and
+        counts since the start: `prefix_queries` and `prefix_hits` (tokens of prompts looked for in the prefix store, and
+        found), `preemptions`, `prompt_tokens`, `generated_tokens`, `guessed_tokens`, `right_guesses`."""
+        held = sum(self.cache.length(slot) for slot in self.cache.active)
+        return {
+            "running": len(self._scheduler.running),
+            "waiting": len(self._scheduler.waiting),
+            "kv_usage": held / self.cache.tokens,
+            "prefix_queries": self.prefixes.queries,
+            "prefix_hits": self.prefixes.hits,
+            "preemptions": self._scheduler.preemptions,
+            **self._counts,
+        }
+
+    # -- adapters -----------------------------------------------------------------------------------------------------
+
+    def load_adapter(self, folder: Path | str, name: str | None = None) -> str:
+        """Attaches the adapter of a PEFT folder; returns its name, by default the head of its content hash."""
+        if self.adapters is None:
+            raise UserError("This engine was made without adapters: give it Adapters(model, base).")
+        return self.adapters.load(folder, name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Detaches an adapter. Requests that use it, or one trained on top of it, are aborted."""
+        self._adapted.salt(name)  # refuses an unknown one
+        assert self.adapters is not None, "a known adapter is attached"
+        for request in [*self._scheduler.running, *self._scheduler.waiting]:
+            if request.adapter is not None and name in self.adapters.resolve(request.adapter):
+                self.abort(request)
+        self.adapters.remove(name)
 
     # -- whole answers ------------------------------------------------------------------------------------------------
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], params: SamplingParams | Sequence[SamplingParams]
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams],
+        adapters: str | Sequence[str | None] | None = None,
     ) -> list[Completion]:
-        """The completions of many prompts of any lengths, in order; `params` for all, or one for each."""
+        """The completions of many prompts of any lengths, in order; `params` and `adapters` for all, or one for each."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        rows = [adapters] * len(prompts) if adapters is None or isinstance(adapters, str) else list(adapters)
         requests: list[Request] = []
         try:
-            for prompt, own in zip(prompts, each, strict=True):
-                requests.append(self.submit(prompt, own))
+            for prompt, own, adapter in zip(prompts, each, rows, strict=True):
+                requests.append(self.submit(prompt, own, adapter))
             with self._evaluating():
                 while any(request.completion is None for request in requests):
                     self.step()
@@ -182,9 +210,9 @@ class Engine:
             raise
         return [request.completion for request in requests if request.completion is not None]
 
-    def stream(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[Delta]:
+    def stream(self, prompt: Sequence[int], params: SamplingParams, adapter: str | None = None) -> Iterator[Delta]:
         """The answer as it comes; the last delta carries the completion. Closing the iterator aborts the request."""
-        request = self.submit(prompt, params)
+        request = self.submit(prompt, params, adapter)
         try:
             while request.completion is None:
                 self.step()
@@ -192,10 +220,24 @@ class Engine:
         finally:
             self.abort(request)
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams) -> Completion:
+    def chat(self, messages: Sequence[Message], params: SamplingParams, adapter: str | None = None) -> Completion:
         """The assistant's answer to a conversation."""
         prompt, _ = render_chat(self.tokenizer, messages, add_generation_prompt=True)
-        return self.generate([prompt], params)[0]
+        return self.generate([prompt], params, adapter)[0]
+
+    @torch.inference_mode()
+    def embed(self, prompts: Sequence[Sequence[int]], adapter: str | None = None) -> Tensor:
+        """A unit vector for each prompt (ids), (N, D) float32: the mean of its tokens' last hidden states."""
+        for prompt in prompts:
+            self._check(prompt)
+            if len(prompt) > self.max_seq_len:
+                raise UserError(
+                    f"A text has {len(prompt)} tokens and the context holds {self.max_seq_len}: shorten it."
+                )
+        self._adapted.salt(adapter)  # refuses an unknown one
+        using = nullcontext() if self.adapters is None else self.adapters.using(adapter)
+        with self._evaluating(), using:
+            return embed(self.model, prompts, self.config.prefill_tokens)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -211,58 +253,100 @@ class Engine:
             if training:
                 self.model.train()
 
-    def _cached(self, request: Request) -> int:
-        assert request.slot is not None, "only running requests have a slot"
-        return self.cache.length(request.slot)
+    def _check(self, prompt: Sequence[int]) -> None:
+        if not prompt:
+            raise UserError("The prompt is empty: give at least one token.")
+        if not 0 <= min(prompt) <= max(prompt) < self.model.config.vocab_size:
+            raise UserError(
+                f"The prompt has token ids outside the model's vocabulary of {self.model.config.vocab_size}: "
+                "use the model's own tokenizer."
+            )
 
-    def _chunk(self, pending: dict[Request, int]) -> tuple[list[Request], list[int]]:
-        """Which requests to work on now and how many tokens of each: the oldest, and with it those of like length."""
-        width = min(next(iter(pending.values())), self.prefill_tokens)
-        alike = [r for r, n in pending.items() if 2 * min(n, width) >= width]
-        chosen = alike[: max(1, self.prefill_tokens // width)]
-        return chosen, [min(pending[r], width) for r in chosen]
+    def _guess(self, ready: list[Request]) -> Mapping[Request, list[int]]:
+        """What may follow the pending token of each request, to be checked with it; for few requests only."""
+        if self._guesser is None or len(ready) > self.config.speculate_slots:
+            return NO_GUESSES
+        free = [request for request in ready if request.grammar is None]
+        most = [min(request.guesses, request.limit - len(request.ids) - 1) for request in free]
+        return dict(zip(free, self._guesser.guess(free, most), strict=True))
 
-    def _advance(self, requests: list[Request], counts: list[int]) -> list[Request]:
-        """One forward pass over the next counts[i] pending tokens of each; draws a token where none is pending then."""
+    def _advance(self, work: Mapping[Request, int], guesses: Mapping[Request, list[int]] = NO_GUESSES) -> list[Request]:
+        """One forward pass over the next work[r] pending tokens of each request and the guesses for what follows; draws
+        where nothing is pending then. Returns the requests that got a token."""
         rank = {slot: i for i, slot in enumerate(self.cache.active)}
-        rows = sorted(zip(requests, counts), key=lambda row: rank[row[0].slot or 0])
-        requests, counts = [r for r, _ in rows], [n for _, n in rows]
+        slots = {slot: request for request in work if (slot := request.slot) is not None}
+        order = sorted(slots, key=rank.__getitem__)
+        requests = [slots[slot] for slot in order]
+        tokens = []
+        for slot, request in zip(order, requests, strict=True):
+            start = self.cache.length(slot)
+            tokens.append(request.ids[start : start + work[request]] + guesses.get(request, []))
+        counts = [len(row) for row in tokens]
         width = max(counts)
-        ids = []
-        for request, count in rows:
-            start = self._cached(request)
-            ids.append([*request.ids[start : start + count], *[0] * (width - count)])
-        slots = [request.slot for request in requests if request.slot is not None]
-        plan = self.cache.rows(slots, counts)
-        hidden = self.model.hidden(torch.tensor(ids, device=self.device), cache=plan)
-        drawing = [i for i, request in enumerate(requests) if self._cached(request) == len(request.ids)]
-        if not drawing:
-            return []
-        last = hidden[drawing, [counts[i] - 1 for i in drawing]]
-        chosen = [requests[i] for i in drawing]
-        tokens = self._sample(chosen, self.model.logits(last)[:, : self._vocabulary])
-        for request, token in zip(chosen, tokens):
-            if reason := request.accept(token, self.ends):
-                self._finish(request, reason)
-        return chosen
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in tokens], device=self.device)
+        with self._adapted.rows([request.adapter for request in requests]):
+            hidden = self.model.hidden(ids, cache=self.cache.rows(order, counts))
+        drawing = [i for i, r in enumerate(requests) if self.cache.length(order[i]) >= len(r.ids)]
+        if drawing:
+            self._draw([requests[i] for i in drawing], hidden, drawing, [counts[i] - 1 for i in drawing], guesses)
+        return [requests[i] for i in drawing]
 
-    def _sample(self, requests: list[Request], logits: Tensor) -> list[int]:
-        if self._sampled is None or self._sampled[0] != requests:
-            self._sampled = requests, SamplingBatch.of([r.params for r in requests], self.device)
-        batch = self._sampled[1]
-        seen = None
-        if batch.any_penalty:
-            nothing = torch.zeros(self._vocabulary, dtype=torch.bool, device=self.device)
-            seen = torch.stack([nothing if r.seen is None else r.seen for r in requests])
-        chances = [0.0 if r.params.greedy else uniform(r.seed, len(r.ids) - r.prompt_length) for r in requests]
-        tokens: list[int] = sample(logits, batch, chances, seen).tolist()
-        return tokens
+    def _draw(
+        self,
+        requests: list[Request],
+        hidden: Tensor,
+        rows: list[int],
+        last: list[int],
+        guesses: Mapping[Request, list[int]],
+    ) -> None:
+        """Draws what follows the ids of each request from hidden[rows, last], and what follows each of its guesses, which
+        come just before `last`; a request takes these tokens as far as its guesses come true."""
+        each, before = requests, None
+        if guesses:
+            guessed = [guesses.get(request, []) for request in requests]
+            before = [own[:n] for own in guessed for n in range(len(own) + 1)]
+            rows = [row for row, own in zip(rows, guessed) for _ in range(len(own) + 1)]
+            last = [at - len(own) + n for at, own in zip(last, guessed) for n in range(len(own) + 1)]
+            each = [request for request, own in zip(requests, guessed) for _ in range(len(own) + 1)]
+        with self._adapted.head_rows([request.adapter for request in each]):
+            logits = self.model.logits(hidden[rows, last])[:, : self._vocabulary]
+        tokens, logprobs = self._drawer.draw(each, logits, before)
+        start = 0
+        for request in requests:
+            own = guesses.get(request, [])
+            end = start + len(own) + 1
+            self._take(request, tokens[start:end], logprobs[start:end], own)
+            start = end
+
+    def _take(self, request: Request, tokens: list[int], logprobs: list[Logprob | None], guesses: list[int]) -> None:
+        """Gives a request its drawn tokens, one more than guesses came true; the cache forgets the wrong ones."""
+        if len(request.ids) == request.prompt_length:
+            self._counts["prompt_tokens"] += request.prompt_length
+        reason, right = None, 0
+        for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
+            length = len(request.ids)
+            reason = request.accept(token, self.ends, logprob)
+            self._counts["generated_tokens"] += 1
+            came_true = i < len(guesses) and token == guesses[i]
+            right += came_true
+            if reason or not came_true or len(request.ids) > length + 1:  # the last: a tool has answered
+                break
+        if guesses:
+            assert request.slot is not None, "only running requests are advanced"
+            self.cache.truncate(request.slot, self.cache.length(request.slot) - len(guesses) + right)
+            request.guesses = right + 1 if right < len(guesses) else min(2 * right, self.config.speculate)
+            self._counts["guessed_tokens"] += len(guesses)
+            self._counts["right_guesses"] += right
+        if reason:
+            self._finish(request, reason)
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
-        if request.slot is None:
-            self._waiting.remove(request)
-        else:
-            self._running.remove(request)
-            self.cache.free(request.slot)
-            request.slot = None
+        if reason != "abort":
+            self.prefixes.save(request)
+        self._scheduler.remove(request)
+        self._forget(request)
         request.finish(reason)
+
+    def _forget(self, request: Request) -> None:
+        if self._guesser is not None:
+            self._guesser.forget(request)

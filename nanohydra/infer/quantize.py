@@ -133,6 +133,7 @@ def pack(model: Transformer, linear: MakeLinear = PackedLinear) -> Transformer:
     weight = model.model.embed_tokens.weight
     if weight.device.type != "cpu":
         raise UserError("Packed and int8 weights are for CPUs: leave int8 off on a GPU.")
+    _check_bare(model)
     if linear is PackedLinear and not _can_pack(weight.dtype):
         return model
     for module in [*model.modules()]:
@@ -146,6 +147,11 @@ def pack(model: Transformer, linear: MakeLinear = PackedLinear) -> Transformer:
     return model
 
 
+def _check_bare(model: Transformer) -> None:
+    if hasattr(model, "adapters"):
+        raise UserError("The model has adapters attached: attach them after its weights are packed or made int8.")
+
+
 def _joined(layers: Sequence[nn.Linear], linear: MakeLinear) -> nn.Module:
     """One layer whose outputs are those of `layers`, one after the other."""
     weights: list[Tensor] = [layer.weight for layer in layers]
@@ -157,6 +163,7 @@ def quantize(model: Transformer) -> Transformer:
     """Makes all linear layers and the head int8, in place (on a CPU); the embedding and the rest become fp32."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         raise UserError("This build of PyTorch has no int8 kernels: leave int8 off.")
+    _check_bare(model)
     return pack(model.float(), Int8Linear)
 
 

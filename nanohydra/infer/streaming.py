@@ -10,7 +10,17 @@ from nanohydra.agent.calculator import Tool
 from nanohydra.data.chat import Part, calculator_part, plain_text, text_part
 from nanohydra.data.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """How likely the model itself found a token: natural logarithms, before temperature, filters and any grammar."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens with theirs, best first, as many as were asked for."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,13 @@ class Completion:
     parts: list[Part]
     """Text and tool calls in order."""
     finish_reason: FinishReason
-    """stop: end of turn or a stop string; length: max_tokens or the context is full; abort: taken back."""
+    """stop: end of turn, a stop string, or a prescribed form is complete; length: max_tokens or the context is full; abort:
+    taken back; error: no token fits the prescribed form."""
     timing: Timing
+    logprobs: list[Logprob | None] = field(default_factory=list)
+    """One for each of `ids` where asked for; None for what a tool wrote."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that did not have to be read, as another request had begun alike."""
 
     @property
     def text(self) -> str:
@@ -53,6 +68,10 @@ class Delta:
     """The tool call that this is, where it is one."""
     completion: Completion | None = None
     """The whole answer, in the last delta only."""
+    ids: list[int] = field(default_factory=list)
+    """The tokens since the last delta. Joined, they are the completion's."""
+    logprobs: list[Logprob | None] = field(default_factory=list)
+    """One for each of `ids` where asked for."""
 
 
 @dataclass
@@ -79,6 +98,17 @@ class Transcript:
         self._decoder = self.tokenizer.stream()
         self._held = ""  # text that may be the beginning of a stop string
         self._call: list[int] | None = None  # an open call: its token, then the expression's
+        self._ids: list[int] = []  # tokens that no delta has told yet
+        self._logprobs: list[Logprob | None] = []
+
+    def record(self, ids: list[int], logprobs: list[Logprob | None]) -> None:
+        """Tokens that the next delta tells, one that ends the answer included."""
+        self._ids += ids
+        self._logprobs += logprobs
+
+    def finish(self, completion: Completion) -> None:
+        """Adds the last delta."""
+        self._tell(completion=completion)
 
     def push(self, id: int) -> list[int]:
         """Takes the next token; returns the ids to force after it (a tool's answer), usually none."""
@@ -96,7 +126,7 @@ class Transcript:
                 self._call = None
                 part = calculator_part(expression, answer)
                 self.parts.append(part)
-                self.new.append(Delta(answer, part))
+                self._tell(answer, part)
                 return [*self.tokenizer.encode(answer), special[tool.end]]
             self._call.append(id)
             if id == special[tool.end]:
@@ -136,7 +166,11 @@ class Transcript:
             self.parts[-1] = text_part(self.parts[-1]["text"] + text)
         else:
             self.parts.append(text_part(text))
-        self.new.append(Delta(text))
+        self._tell(text)
+
+    def _tell(self, text: str = "", part: Part | None = None, completion: Completion | None = None) -> None:
+        self.new.append(Delta(text, part, completion, self._ids, self._logprobs))
+        self._ids, self._logprobs = [], []
 
 
 def _overlap(text: str, stop: str) -> int:
