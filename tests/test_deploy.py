@@ -362,6 +362,7 @@ def test_ray_serves_the_same_folders() -> None:
     assert (module, name) == ("ray.serve.llm", "build_openai_app")
     (config,) = application["args"]["llm_configs"]
     assert {"model_loading_config", "lora_config", "engine_kwargs", "deployment_config"} == set(config)
+    assert config["engine_kwargs"]["max_loras"] == config["lora_config"]["max_num_adapters_per_replica"]  # Ray demands it
 
 
 # vLLM
@@ -413,3 +414,39 @@ def test_what_vllm_cannot_serve_is_said(tmp_path: Path, vllm: Any, change: dict[
     with pytest.raises(UserError, match=says) as error:
         vllm["command"](base, {"birds": birds})
     assert "\n" not in str(error.value)
+
+
+# docs/deploy.md
+
+
+DOCS = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_what_is_there() -> None:
+    files = set(re.findall(r"\bdeploy/[\w./]+\w", DOCS))
+    assert {f.name for f in DEPLOY.iterdir() if f.suffix != ".dockerignore" and f.is_file()} <= {
+        Path(f).name for f in files
+    }
+    assert [f for f in files if not (ROOT / f).exists()] == []
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^## (.*)$", DOCS, re.M)}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", DOCS)) <= anchors
+    metrics = set(re.findall(r"`((?:vllm:|nanohydra_)\w+)`", DOCS))
+    assert metrics <= {re.sub(r"_bucket$", "", name) for name in exported()}
+
+
+def test_the_backup_and_the_restore_of_the_page(tmp_path: Path) -> None:
+    from nanohydra.serve.store import Store
+
+    store = Store.open(f"sqlite:///{tmp_path / 'nanohydra.db'}")
+    user = store.local_user().user_id
+    conversation = store.create_conversation(user, "kept").id
+    first = store.add_message(conversation, user, None, "user", "x").id
+    (backup,) = re.findall(r"^python3 -c .*backup.*$", DOCS, re.M)
+    run("sh", "-c", backup, cwd=tmp_path)
+    store.add_message(conversation, user, first, "user", "lost")
+    store.close()
+    (restore,) = re.findall(r"^rm -f .*\ncp .*$", DOCS, re.M)
+    run("sh", "-c", restore, cwd=tmp_path)
+    store = Store.open(f"sqlite:///{tmp_path / 'nanohydra.db'}")
+    assert [m.id for m in store.path(conversation, user)] == [first]
+    store.close()
