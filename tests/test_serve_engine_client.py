@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serve_server import fake_base, fake_engine
 
 from nanohydra.errors import UserError
 from nanohydra.infer.config import EngineConfig, SamplingParams
@@ -21,7 +22,6 @@ from nanohydra.infer.streaming import Logprob, Timing
 from nanohydra.serve import protocol
 from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.protocol import Failed, Finished, GenerateRequest, Token, Usage
-from serve_server import fake_base, fake_engine
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LOGPROBS = st.builds(Logprob, st.integers(0, 9), FINITE, st.lists(st.tuples(st.integers(0, 9), FINITE)).map(tuple))

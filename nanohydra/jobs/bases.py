@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from nanohydra.adapt.attach import Adapters
 from nanohydra.agent.calculator import CALCULATOR
+from nanohydra.infer.config import EngineConfig
 from nanohydra.infer.engine import Engine
 from nanohydra.infer.quantize import pack, quantize
-from nanohydra.model.hub import load_base
+from nanohydra.model.hub import base_id, load_base
 
 FP32_PARAMETERS = 400_000_000
 """Models up to this size answer in fp32 on a CPU, in 1.6 GB at most: a small model's first word is often a near tie, which
 bf16's rounding decides at random (SmolLM2 then names the Marseillaise, not Paris, when asked for the capital of France)."""
 
 
-def open_engine(base: str, *, int8: bool = False, max_slots: int = 8, max_seq_len: int = 4096) -> Engine:
+def open_engine(base: str, *, int8: bool = False, config: EngineConfig | None = None, adapters: bool = False) -> Engine:
     """An engine over a base (a name under the bases folder, or a model folder), for answering only.
 
     Args:
         int8: quantise the linear layers' weights (CPU): faster and smaller, at a small cost in quality.
-        max_slots: requests answered at once.
-        max_seq_len: most tokens of a prompt with its answer.
+        config: memory and time; by default those of `EngineConfig`.
+        adapters: whether requests may use adapters of this base, attached with `engine.load_adapter`.
     """
     model, tokenizer = load_base(base)
     if int8 or model.config.parameters() <= FP32_PARAMETERS:
         model = model.to(torch.float32)
     laid_out = quantize(model) if int8 else pack(model)
-    return Engine(laid_out, tokenizer, (CALCULATOR,), max_slots=max_slots, max_seq_len=max_seq_len)
+    attached = Adapters(laid_out, base_id(base)) if adapters else None
+    return Engine(laid_out, tokenizer, (CALCULATOR,), config=config, adapters=attached)

@@ -11,13 +11,14 @@ from nanohydra.data.tinyworld.world import World
 from nanohydra.evals.exam import exam_estimates, take_exam
 from nanohydra.evals.intervals import Estimate
 from nanohydra.evals.perplexity import score_texts, text_metrics
+from nanohydra.infer.config import EngineConfig
 from nanohydra.jobs.bases import open_engine
 from nanohydra.jobs.config import EvalOptions
 
 
 def evaluate(options: EvalOptions) -> dict[str, Estimate]:
     """Carries out what the options ask for. Raises UserError for an unknown base or corpus."""
-    engine = open_engine(options.base, int8=options.int8, max_slots=32)
+    engine = open_engine(options.base, int8=options.int8, config=EngineConfig(max_slots=32))
     estimates: dict[str, Estimate] = {}
     if options.corpus is not None:
         texts = corpus(options.corpus, options.split, text_field=options.text_field)
