@@ -362,7 +362,9 @@ def test_ray_serves_the_same_folders() -> None:
     assert (module, name) == ("ray.serve.llm", "build_openai_app")
     (config,) = application["args"]["llm_configs"]
     assert {"model_loading_config", "lora_config", "engine_kwargs", "deployment_config"} == set(config)
-    assert config["engine_kwargs"]["max_loras"] == config["lora_config"]["max_num_adapters_per_replica"]  # Ray demands it
+    assert (
+        config["engine_kwargs"]["max_loras"] == config["lora_config"]["max_num_adapters_per_replica"]
+    )  # Ray demands it
 
 
 # vLLM
