@@ -1,0 +1,134 @@
+"""Who looks at a page: the local user on an open loopback server, else whose token the browser's cookie holds."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from nicegui import app as toolkit
+from nicegui import ui
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from nanohydra.serve.services import Services
+from nanohydra.serve.store import Principal
+from nanohydra.serve.web.answers import Answers
+from nanohydra.serve.web.pulls import Pulls
+from nanohydra.serve.web.theme import bare_page, el, mark
+
+COOKIE = "nanohydra_token"
+"""Holds a bearer token. Scripts cannot read it, other sites cannot send it, and revoking the token ends it at once."""
+_DAYS = 30
+
+
+class SignIn(Exception):
+    """The visitor is not known (any more)."""
+
+
+@dataclass
+class Web:
+    """What all pages of one server share."""
+
+    services: Services
+    answers: Answers
+    pulls: Pulls
+
+
+@dataclass
+class Visitor:
+    """One person looking at one page."""
+
+    web: Web
+    principal: Principal
+    request: Request
+    """The request that brought the page."""
+
+    @property
+    def user_id(self) -> int:
+        """Whose rows are shown."""
+        return self.principal.user_id
+
+    def may(self, scope: str) -> bool:
+        """Whether the visitor has a scope."""
+        return scope in self.principal.scopes
+
+    async def check(self) -> None:
+        """Before anything is changed: the token may have been revoked since the page was opened. Raises SignIn."""
+        found = await _principal(self.web.services, self.request)
+        if found is None or found.user_id != self.user_id:
+            raise SignIn
+        self.principal = found
+
+
+async def visitor_of(request: Request) -> Visitor | None:
+    """Who asks for a page."""
+    web: Web = request.scope["nanohydra.web"]
+    principal = await _principal(web.services, request)
+    return None if principal is None else Visitor(web, principal, request)
+
+
+async def _principal(services: Services, request: Request) -> Principal | None:
+    token = request.cookies.get(COOKIE)
+    if token:
+        known = await run_in_threadpool(services.auth.token, token)
+        if known is not None:
+            return known
+    client = request.client.host if request.client else None
+    return await run_in_threadpool(services.auth.principal, request.headers, client)
+
+
+def sign_in(request: Request) -> Response:
+    """Leads to the sign-in page, and from there back."""
+    return RedirectResponse(f"/login?to={request.url.path}", 303)
+
+
+@ui.page("/login", title="Sign in · nanohydra")
+def login_page(request: Request, to: str = "/", wrong: bool = False) -> None:
+    """Asks for a token. A plain form: it works before any script does."""
+    bare_page()
+    with el("main", "login"), el("form", "panel", method="post", action="/login"):
+        mark()
+        el("h1", text="nanohydra")
+        el("p", "soft", "Paste the token that you were given. It stays in this browser.")
+        field = el("label", "field")
+        with field:
+            el("span", text="Token")
+            el(
+                "input",
+                type="password",
+                name="token",
+                autocomplete="current-password",
+                required=True,
+                autofocus=True,
+            )
+        if wrong:
+            el("p", "error", "This token is unknown, expired or revoked. Ask for a new one.", role="alert")
+        el("input", type="hidden", name="to", **{"^value": to})
+        el("button", "primary", "Sign in", type="submit")
+
+
+@toolkit.post("/login", include_in_schema=False)
+async def login(request: Request) -> Response:
+    """Keeps a good token in the cookie."""
+    web: Web = request.scope["nanohydra.web"]
+    form = await request.form()
+    token, to = str(form.get("token", "")).strip(), str(form.get("to", "/"))
+    if not to.startswith("/") or to.startswith(("//", "/\\")):
+        to = "/"  # never to another site
+    if await run_in_threadpool(web.services.auth.token, token) is None:
+        await asyncio.sleep(0.5)  # guessing is slow
+        return RedirectResponse(f"/login?wrong=true&to={to}", 303)
+    response: Any = RedirectResponse(to, 303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, token, max_age=_DAYS * 86400, httponly=True, samesite="lax", secure=secure)
+    return response  # type: ignore[no-any-return]
+
+
+@toolkit.post("/logout", include_in_schema=False)
+async def logout(request: Request) -> Response:
+    """Forgets the token in this browser."""
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE)
+    return response
