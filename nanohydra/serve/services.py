@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.serve.adapters import Shelf
@@ -36,7 +37,7 @@ class Services:
         """Opens the database and prepares the rest; the engine is started by the app. Raises UserError."""
         store = Store.open(config.database)
         engine = engine or EngineClient(Start(config.base, config.int8, config.engine))
-        metrics = Metrics(config.base)
+        metrics = Metrics(Path(config.base).name)
         adapters = Shelf(engine, store)
         generation = Generation(config, engine, store, adapters, metrics)
         return cls(
