@@ -61,7 +61,8 @@ def run(count: int, seed: int, folder: Path) -> None:
     )
     waiting, requests, deltas, dropped = list(asked), [], [], set()
     while waiting or not engine.idle:
-        for _ in range(min(len(waiting), chance.choice([0, 1, 2, 8]) if len(requests) < count else 0)):
+        come = chance.choice([0, 1, 2, 8]) if engine.stats()["waiting"] < 15 else 0
+        for _ in range(min(len(waiting), come)):
             requests.append(engine.submit(*waiting.pop(0)))
             deltas.append([])
         engine.step()
