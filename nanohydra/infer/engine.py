@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -48,8 +47,8 @@ class Engine:
 
     tools: called inside an answer where the tokenizer has their special tokens (`agent.calculator.CALCULATOR`).
     config: memory and time; any of its fields may be given by keyword. adapters: what is attached to the model, so that
-    each request may use one. draft: a smaller model of the same tokenizer that guesses ahead (where config.speculate is
-    not 0); without one, guesses are taken from the text itself.
+    each request may use one (abort those that use one before it is removed). draft: a smaller model of the same tokenizer
+    that guesses ahead (where config.speculate is not 0); without one, guesses are taken from the text itself.
     """
 
     def __init__(
@@ -168,23 +167,6 @@ class Engine:
             "preemptions": self._scheduler.preemptions,
             **self._counts,
         }
-
-    # -- adapters -----------------------------------------------------------------------------------------------------
-
-    def load_adapter(self, folder: Path | str, name: str | None = None) -> str:
-        """Attaches the adapter of a PEFT folder; returns its name, by default the head of its content hash."""
-        if self.adapters is None:
-            raise UserError("This engine was made without adapters: give it Adapters(model, base).")
-        return self.adapters.load(folder, name)
-
-    def unload_adapter(self, name: str) -> None:
-        """Detaches an adapter. Requests that use it, or one trained on top of it, are aborted."""
-        self._adapted.salt(name)  # refuses an unknown one
-        assert self.adapters is not None, "a known adapter is attached"
-        for request in [*self._scheduler.running, *self._scheduler.waiting]:
-            if request.adapter is not None and name in self.adapters.resolve(request.adapter):
-                self.abort(request)
-        self.adapters.remove(name)
 
     # -- whole answers ------------------------------------------------------------------------------------------------
 
