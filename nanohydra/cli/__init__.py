@@ -9,6 +9,7 @@ import sys
 VERBS = {
     "speedrun": "from nothing to a chat model: world, tokenizer, training, exam, report card, chat",
     "chat": "talk to a model in the terminal, or ask one question with -p",
+    "serve": "a private chat server: web app in the browser, OpenAI-compatible API",
     "sample": "continue a text",
     "train": "train a model from a recipe (a YAML file)",
     "sft": "fine-tune a base on conversations",

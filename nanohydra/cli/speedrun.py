@@ -38,3 +38,4 @@ def main(argv: list[str]) -> None:
     else:
         for g in shown:
             print(f"> {g.item.question}\n{g.answer}")
+    print("\nIn the browser: nanohydra serve   (then open http://127.0.0.1:8000)")

@@ -1,0 +1,21 @@
+"""`nanohydra serve`: the chat server with its API and its web app."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from nanohydra.cli.parsing import parse, parser
+from nanohydra.errors import UserError
+from nanohydra.serve.config import ServeConfig
+
+
+def main(argv: list[str]) -> None:
+    """Serves a base until Ctrl-C."""
+    p = parser("serve", "A private chat server: web app, OpenAI-compatible API, adapters. Stop it with Ctrl-C.")
+    p.add_class_arguments(ServeConfig, as_group=False)
+    config = ServeConfig(**vars(parse(p, argv)))
+    try:
+        from nanohydra.serve.run import serve
+    except ModuleNotFoundError as e:
+        raise UserError(f"The server needs {e.name}: pip install 'nanohydra[serve]'") from e
+    serve(config, partial(print, flush=True))
