@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 from nanohydra.data.tokenizer import Tokenizer
-from nanohydra.infer.streaming import Logprob, Timing, Transcript
+from nanohydra.infer.streaming import Completion, FinishReason, Logprob, Timing, Transcript
 from nanohydra.serve import protocol
 from nanohydra.serve.protocol import Failed, Finished, Ready, Reply, Token, Usage
 
@@ -50,7 +50,7 @@ class Answer:
         self.written += 1
         asked = self.request.params.logprobs
         entry = [] if asked is None else [Logprob(id, -0.5, tuple((id + i, -0.5 - i) for i in range(asked)))]
-        reason = None
+        reason: FinishReason | None = None
         self.transcript.record([id], entry)
         if id == self.end:
             reason = "stop"
@@ -60,12 +60,13 @@ class Answer:
             reason = "stop"
         elif reason is None and self.written >= self.request.params.max_tokens:
             reason = "length"
+        timing = Timing(0.01, 0.02, 100.0)
         if reason:
             self.transcript.flush()
+            self.transcript.finish(Completion(self.ids[: self.written], self.transcript.parts, reason, timing))
         events: list[Any] = [Token(self.request.id, d.text, d.ids, d.logprobs, d.part) for d in self.transcript.take()]
         if reason:
-            usage = Usage(len(self.request.prompt), self.written)
-            events.append(Finished(self.request.id, reason, usage, Timing(0.01, 0.02, 100.0)))
+            events.append(Finished(self.request.id, reason, Usage(len(self.request.prompt), self.written), timing))
         return events
 
 

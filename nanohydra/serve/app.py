@@ -50,8 +50,8 @@ def create_app(config: ServeConfig, engine: EngineClient | None = None) -> FastA
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     # Added last is outermost.
-    app.add_middleware(Hangup)
     app.add_middleware(BodyLimit, limit=config.max_body_bytes)
+    app.add_middleware(Hangup)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=["*"], allow_headers=["*"], max_age=600
