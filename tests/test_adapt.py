@@ -22,6 +22,7 @@ from nanohydra.errors import UserError
 from nanohydra.infer.cache import KVCache
 from nanohydra.infer.quantize import pack, quantize
 from nanohydra.model.config import ModelConfig
+from nanohydra.model.families import to_native
 from nanohydra.model.transformer import Transformer
 from nanohydra.train.config import TrainConfig
 from nanohydra.train.hooks import Hook
@@ -116,6 +117,12 @@ def test_rows_without_adapters_are_the_base_to_the_bit(hydra: tuple[Transformer,
     with torch.no_grad(), adapters.rows([*CONFIGS, *[None] * 5]):
         mixed = model(IDS)
     assert torch.equal(mixed[7:].view(torch.int32), base[7:].view(torch.int32))
+
+
+def test_a_base_is_saved_without_its_adapters(hydra: tuple[Transformer, Adapters]) -> None:
+    model, _ = hydra
+    _, state = to_native(model)
+    assert state.keys() == to_native(make_model())[1].keys()
 
 
 def test_decoding_with_a_cache_equals_whole_sequences(hydra: tuple[Transformer, Adapters]) -> None:

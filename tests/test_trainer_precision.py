@@ -96,6 +96,9 @@ def test_compiling_is_decided_by_the_config_alone(monkeypatch):
     assert not wants(steps=10)
     assert wants(steps=10, compile="always")
     assert not wants(seconds=3600, compile="never")
+    model.adapters = torch.nn.Module()  # what attached adapters look like
+    assert not wants(seconds=3600)
+    assert wants(steps=10, compile="always")
     monkeypatch.setattr(compiling, "has_cpp_compiler", lambda: False)
     assert not wants(seconds=3600)
     with pytest.raises(UserError, match="C\\+\\+ compiler"):

@@ -76,12 +76,11 @@ def report_blocks(results: Results, analysis: Analysis | None, pictures: Sequenc
         powers = [f"{c.variant}: {p}" for c in analysis.comparisons if (p := power_sentence(c))]
         blocks += [Heading("What these seeds can show", 3), Bullets(powers)] if powers else []
     blocks += [Heading("Pictures"), *pictures, Heading("How it was measured"), Text(METHOD)]
-    command = f"nanohydra continual run {recipe.name}.yaml"
     return [
         *blocks,
         Heading("How to have it again"),
-        Text(f"{len(recipe.seeds)} seeds: {', '.join(map(str, recipe.seeds))}."),
-        Code(command),
+        Text(f"{len(recipe.seeds)} seeds: {', '.join(map(str, recipe.seeds))}. The recipe lies beside this page."),
+        Code("nanohydra continual run recipe.yaml --out AGAIN"),
         Heading("Environment"),
         Bullets(_environment(results.environments)),
     ]

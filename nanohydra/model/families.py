@@ -120,7 +120,8 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _state(model: Transformer) -> dict[str, Tensor]:
-    state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    # attached adapters are no part of the base: they have folders of their own
+    state = {key: tensor.detach() for key, tensor in model.state_dict().items() if not key.startswith("adapters.")}
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
     return state

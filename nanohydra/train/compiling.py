@@ -23,14 +23,15 @@ compiling takes: on a CPU it gains about 10%, as the model has fast CPU kernels 
 
 
 def wants_compile(config: TrainConfig, model: Transformer, device: torch.device) -> bool:
-    """Whether to compile: as asked, or for "auto" where a compiler is at hand and the run is long enough.
+    """Whether to compile: as asked, or for "auto" where a compiler is at hand and the run is long enough. Adapters hook into
+    the layers, which leaves little in one piece to compile: "auto" lets them be.
 
-    A function of the config alone, never of measured time, so that a resumed run decides alike.
+    A function of the config and the model alone, never of measured time, so that a resumed run decides alike.
     """
     possible = device.type != "cpu" or has_cpp_compiler()
     if config.compile == "always" and not possible:
         raise UserError("train.compile needs a C++ compiler: install g++ or clang++, or set it to never.")
-    if config.compile != "auto" or not possible:
+    if config.compile != "auto" or not possible or hasattr(model, "adapters"):
         return config.compile == "always"
     seconds, flops = WORTH.get(device.type, WORTH["cuda"])
     if config.seconds is not None:
