@@ -138,11 +138,16 @@ def test_bad_users_are_refused_in_one_line(store: Store, name: str, scopes: list
 
 
 def test_what_is_not_there_is_said(store: Store) -> None:
-    for call in (store.user, store.delete_user, store.quota_left, store.revoke_token):
+    for nobody in (10**6, 10**30):
+        for call in (store.user, store.delete_user, store.quota_left, store.revoke_token):
+            with pytest.raises(NotFound):
+                call(nobody)
         with pytest.raises(NotFound):
-            call(10**6)
-    with pytest.raises(NotFound):
-        store.create_token(10**6, "x", [])
+            store.create_token(nobody, "x", [])
+        with pytest.raises(NotFound):
+            store.create_conversation(nobody, "x")
+        with pytest.raises(NotFound):
+            store.register_adapter("x", "/x", "base", "id", nobody)
 
 
 @given(st.integers(0, 50), st.lists(st.integers(-30, 30), max_size=6))

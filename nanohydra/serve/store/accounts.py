@@ -54,7 +54,7 @@ class Accounts(Database):
     def update_user(self, user_id: int, *, scopes: Iterable[str], quota: int | None) -> User:
         """Sets what a user may do. A token never has a scope that its user lost."""
         with self._writing() as session:
-            user = _user(session, user_id, lock=True)
+            user = find_user(session, user_id, lock=True)
             if user.name == ADMIN and set(scopes := list(scopes)) != set(SCOPES):
                 raise UserError(f"The user {ADMIN!r} owns this machine and keeps all scopes.")
             user.scopes, user.quota = _scopes(scopes), _quota(quota)
@@ -63,7 +63,7 @@ class Accounts(Database):
     def delete_user(self, user_id: int) -> None:
         """Deletes a user with tokens, conversations and adapters (their folders stay on disk)."""
         with self._writing() as session:
-            user = _user(session, user_id, lock=True)
+            user = find_user(session, user_id, lock=True)
             if user.name == ADMIN:
                 raise UserError(f"The user {ADMIN!r} owns this machine and stays.")
             session.delete(user)
@@ -76,12 +76,12 @@ class Accounts(Database):
     def user(self, user_id: int) -> User:
         """One user. NotFound."""
         with self._reading() as session:
-            return _user(session, user_id)
+            return find_user(session, user_id)
 
     def create_token(self, user_id: int, name: str, scopes: Iterable[str], expires: datetime | None = None) -> str:
         """A new token in plain text: it is shown this once. `scopes` must be the user's own; `expires` has a time zone."""
         with self._writing() as session:
-            return _create_token(session, _user(session, user_id, lock=True), name, _scopes(scopes), expires)
+            return _create_token(session, find_user(session, user_id, lock=True), name, _scopes(scopes), expires)
 
     def tokens(self, user_id: int) -> list[Token]:
         """A user's tokens, oldest first."""
@@ -129,7 +129,7 @@ class Accounts(Database):
     def set_default_adapter(self, user_id: int, name: str | None) -> None:
         """Sets the adapter of this user's requests that name none (None: the base). NotFound where they cannot see it."""
         with self._writing() as session:
-            user = _user(session, user_id, lock=True)
+            user = find_user(session, user_id, lock=True)
             known = session.scalars(select(Adapter.name).where(visible(user_id))).all()
             if name is not None and name not in known:
                 raise NotFound(f"There is no adapter {name!r}.{did_you_mean(name, known)}")
@@ -143,17 +143,25 @@ class Accounts(Database):
             used = case((before + tokens > 0, before + tokens), else_=0)
             counted = update(User).where(User.id == user_id).values(used=used, used_on=today)
             session.execute(counted, execution_options={"synchronize_session": False})
-            return _left(_user(session, user_id))
+            return _left(find_user(session, user_id))
 
     def quota_left(self, user_id: int) -> int | None:
         """Tokens that are left of today (UTC), never below 0; None: no limit."""
         with self._reading() as session:
-            return _left(_user(session, user_id))
+            return _left(find_user(session, user_id))
 
 
 def visible(user_id: int) -> ColumnElement[bool]:
     """Adapters that a user may name: their own and everybody's."""
     return Adapter.owner.is_(None) | (Adapter.owner == user_id)
+
+
+def find_user(session: Session, user_id: int, lock: bool = False) -> User:
+    """A user's row. NotFound."""
+    user = session.get(User, user_id, with_for_update=lock)
+    if user is None:
+        raise NotFound(f"There is no user {user_id}.")
+    return user
 
 
 def _digest(token: str) -> str:
@@ -172,13 +180,6 @@ def _create_token(session: Session, user: User, name: str, scopes: list[str], ex
         Token(user_id=user.id, name=name, digest=_digest(plain), hint=plain[:8], scopes=scopes, expires=expires)
     )
     return plain
-
-
-def _user(session: Session, user_id: int, lock: bool = False) -> User:
-    user = session.get(User, user_id, with_for_update=lock)
-    if user is None:
-        raise NotFound(f"There is no user {user_id}.")
-    return user
 
 
 def _admin(session: Session, lock: bool = False) -> User:

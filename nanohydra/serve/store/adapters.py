@@ -9,7 +9,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store.accounts import visible
+from nanohydra.serve.store.accounts import find_user, visible
 from nanohydra.serve.store.database import LOCK, Database, NotFound
 from nanohydra.serve.store.models import Adapter, Setting, User
 
@@ -22,10 +22,12 @@ class Shelf(Database):
     ) -> Adapter:
         """Names an adapter folder; `base` and `content_id` are content hashes. Without an owner it is everybody's.
 
-        UserError where the name is somebody else's."""
+        UserError where the name is somebody else's, NotFound without the owner."""
         adapter = Adapter(name=name, folder=str(folder), base=base, content_id=content_id, owner=owner)
         with self._writing() as session:
             _one_at_a_time(session)
+            if owner is not None:
+                find_user(session, owner, lock=True)
             old = session.get(Adapter, name)
             if old is not None and old.owner != owner:
                 raise UserError(f"There is an adapter {name!r} already. Choose another name.")

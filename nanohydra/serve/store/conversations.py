@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nanohydra.errors import UserError, did_you_mean
+from nanohydra.serve.store.accounts import find_user
 from nanohydra.serve.store.database import Database, NotFound
 from nanohydra.serve.store.models import Conversation, Message, now
 
@@ -21,9 +22,10 @@ class Conversations(Database):
     def create_conversation(
         self, user_id: int, title: str, system: str = "", settings: Mapping[str, Any] | None = None
     ) -> Conversation:
-        """An empty conversation. `settings` is plain data of the caller's (sampling, adapter)."""
+        """An empty conversation. `settings` is plain data of the caller's (sampling, adapter). NotFound without the user."""
         conversation = Conversation(user_id=user_id, title=title, system=system, settings=dict(settings or {}))
         with self._writing() as session:
+            find_user(session, user_id, lock=True)  # they may have been deleted a moment ago
             session.add(conversation)
         return self.conversation(conversation.id, user_id)
 
