@@ -45,7 +45,7 @@ def reference(logits: torch.Tensor, params: SamplingParams, ids: torch.Tensor) -
 
 
 @settings(deadline=None)
-@given(st.lists(PARAMS, min_size=1, max_size=4), st.integers(0, 10**6), st.sampled_from([7, 500]))
+@given(st.lists(PARAMS, min_size=1, max_size=4), st.integers(0, 10**6), st.sampled_from([7, 500, 9000]))
 def test_equals_transformers_processors(params, seed, vocabulary):
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(len(params), vocabulary, generator=generator)
@@ -57,9 +57,9 @@ def test_equals_transformers_processors(params, seed, vocabulary):
 
 
 @settings(deadline=None)
-@given(st.lists(PARAMS, min_size=2, max_size=5), st.integers(0, 10**6))
-def test_a_row_draws_the_same_alone_and_in_a_batch(params, seed):
-    logits = 3 * torch.randn(len(params), 400, generator=torch.Generator().manual_seed(seed))
+@given(st.lists(PARAMS, min_size=2, max_size=5), st.integers(0, 10**6), st.sampled_from([400, 9000]))
+def test_a_row_draws_the_same_alone_and_in_a_batch(params, seed, vocabulary):
+    logits = 3 * torch.randn(len(params), vocabulary, generator=torch.Generator().manual_seed(seed))
     chances = [uniform(seed, i) for i in range(len(params))]
     together = sample(logits, SamplingBatch.of(params), chances)
     for row, p in enumerate(params):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from nanohydra.infer.config import SamplingParams
 
 __all__ = ["SamplingBatch", "SamplingParams", "filter_logits", "sample", "uniform"]
 
-_FIRST_GUESS = 256  # how many candidates are sorted before a full sort is paid for top-p
+_FIRST_GUESS = 256  # how many candidates are sorted before more is paid for top-p
+_BINS, _NATS = 4096, 30  # of the histogram that is paid then
+_WIDE = 8192  # rows as long as this are worked on one by one on a CPU, so that each stays in its cache
 
 
 @dataclass
@@ -32,9 +35,11 @@ class SamplingBatch:
     min_p: Tensor
     repetition_penalty: Tensor
     all_greedy: bool
+    any_greedy: bool
     most_k: int
     any_p: bool
     any_penalty: bool
+    params: tuple[SamplingParams, ...]
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], device: torch.device | str = "cpu") -> SamplingBatch:
@@ -51,10 +56,17 @@ class SamplingBatch:
             min_p=column([p.min_p for p in params]),
             repetition_penalty=column([p.repetition_penalty for p in params]),
             all_greedy=all(p.greedy for p in params),
+            any_greedy=any(p.greedy for p in params),
             most_k=max((p.top_k for p in params), default=0),
             any_p=any(p.top_p < 1 and not p.greedy for p in params),
             any_penalty=any(p.repetition_penalty != 1 for p in params),
+            params=tuple(params),
         )
+
+    @cached_property
+    def rows(self) -> list[SamplingBatch]:
+        """Each row's own batch."""
+        return [self.of([p], self.greedy.device) for p in self.params]
 
 
 def uniform(seed: int, index: int) -> float:
@@ -92,13 +104,20 @@ def filter_logits(logits: Tensor, batch: SamplingBatch, seen: Tensor | None = No
 
 def _nucleus(logits: Tensor, top: Tensor, top_p: Tensor) -> Tensor:
     """The least logit (R, 1) of each row's nucleus: tokens are taken while the mass before them is under top_p."""
-    total = (logits - top).exp().sum(-1, keepdim=True)
-    for count in (min(_FIRST_GUESS, logits.shape[-1]), logits.shape[-1]):
-        ranked = logits.topk(count).values
-        mass = (ranked - top).exp().cumsum(-1) / total
-        if bool(((mass[:, -1:] >= top_p) | (top_p == 1)).all()):
-            break
-    kept = 1 + (mass[:, :-1] < top_p).sum(-1, keepdim=True)
+    weights = (logits - top).exp()
+    wanted = top_p * weights.sum(-1, keepdim=True)
+    ranked = logits.topk(min(_FIRST_GUESS, logits.shape[-1])).values
+    mass = (ranked - top).exp().cumsum(-1)
+    if not bool(((mass[:, -1:] >= wanted) | (top_p == 1)).all()):
+        # A histogram tells in which bin the nucleus ends; only what lies there is sorted.
+        bins = ((top - logits) * (_BINS / _NATS)).clamp_(max=_BINS - 1).long()
+        each = torch.zeros(len(logits), _BINS, device=logits.device).scatter_add_(1, bins, weights)
+        upto = each.cumsum(-1)
+        last = (upto < wanted).sum(-1, keepdim=True).clamp(max=_BINS - 1)
+        inside = bins == last
+        ranked = logits.masked_fill(~inside, -torch.inf).topk(int(inside.sum(-1).max())).values
+        mass = (ranked - top).exp().cumsum(-1) + (upto - each).gather(-1, last)
+    kept = 1 + (mass[:, :-1] < wanted).sum(-1, keepdim=True)
     return torch.where(top_p < 1, ranked.gather(-1, kept - 1), -torch.inf)
 
 
@@ -106,11 +125,14 @@ def sample(logits: Tensor, batch: SamplingBatch, uniforms: Sequence[float], seen
     """Next token ids (R,) from logits (R, V); `uniforms` holds each row's chance in [0, 1)."""
     if batch.all_greedy and not batch.any_penalty:
         return logits.argmax(-1)
+    if len(logits) > 1 and logits.shape[-1] >= _WIDE and logits.device.type == "cpu":
+        marks = [None] * len(logits) if seen is None else [*seen[:, None]]
+        each = zip(logits[:, None], batch.rows, uniforms, marks, strict=True)
+        return torch.cat([sample(row, own, [chance], mark) for row, own, chance, mark in each])
     logits = filter_logits(logits, batch, seen)
-    best = logits.argmax(-1)
     if batch.all_greedy:
-        return best
+        return logits.argmax(-1)
     mass = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     chance = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None] * mass[:, -1:]
     drawn = torch.searchsorted(mass, chance, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return torch.where(batch.greedy[:, 0], best, drawn)
+    return torch.where(batch.greedy[:, 0], logits.argmax(-1), drawn) if batch.any_greedy else drawn
