@@ -196,7 +196,9 @@ async def _through_nginx(folder: Path) -> None:
         if "upgrade: websocket" in request.lower():
             writer.write(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello")
         else:
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: first\n\n")
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nSet-Cookie: a=b\r\n\r\ndata: first\n\n"
+            )
             await writer.drain()
             await seen.wait()  # the rest follows only when the first part has arrived: nothing may be kept back
             writer.write(b"data: [DONE]\n\n")
@@ -229,7 +231,8 @@ async def _through_nginx(folder: Path) -> None:
 
         host = f"chat.example.org:{ports['https']}"
         reader, writer = await ask("https", f"/v1/x HTTP/1.1\nHost: {host}\nOrigin: https://{host}\nConnection: close")
-        await reader.readuntil(b"data: first\n\n")
+        begin = await reader.readuntil(b"data: first\n\n")
+        assert b"set-cookie: a=b; secure\r\n" in begin.lower()
         seen.set()
         assert b"[DONE]" in await reader.read()
         writer.close()
@@ -323,19 +326,22 @@ def test_compose_names_what_is_there() -> None:
     assert any(f":{boards}/" in volume for volume in compose["services"]["grafana"]["volumes"])
 
 
-def test_every_command_is_one_that_the_program_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    serve = pytest.importorskip("nanohydra.cli.serve", reason="nanohydra serve is not there yet")
-    commands = [
+def test_every_command_is_one_that_the_program_takes_and_asks_for_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanohydra.cli import serve
+
+    started = []
+    monkeypatch.setattr("nanohydra.serve.run.serve", lambda config, say: started.append(config))
+    for verb, *arguments in (
         unit_command()[1:],
         json.loads(next(rest for word, rest in dockerfile() if word == "CMD")),
         load("compose.yaml")["services"]["nanohydra"]["command"],
-    ]
-    for verb, *arguments in commands:
+        ["serve", "--allowed_hosts", "[chat.example.org]"],
+    ):
         assert verb == "serve"
-        with pytest.raises(SystemExit) as done:
-            serve.main([*arguments, "--print_config"])
-        assert done.value.code == 0
-        assert yaml.safe_load(capsys.readouterr().out)["base"] == "smollm2"
+        serve.main(arguments)
+    assert [config.base for config in started] == ["smollm2"] * 3 + ["demo"]
+    assert not any(config.open for config in started)
+    assert started[0].allowed_hosts == started[3].allowed_hosts == ("chat.example.org",)
 
 
 def test_kubernetes_objects_fit_together() -> None:
