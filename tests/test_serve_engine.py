@@ -12,18 +12,12 @@ from typing import Any
 
 import openai
 import pytest
-import torch
 from serve_server import Running, served, wait_for
+from serve_tiny import tiny_adapter, tiny_base
 
-from nanohydra.adapt.attach import Adapters
-from nanohydra.adapt.config import AdapterConfig
 from nanohydra.data.chat import render_chat
-from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.infer.config import EngineConfig, SamplingParams
 from nanohydra.jobs.bases import open_engine
-from nanohydra.model.config import ModelConfig
-from nanohydra.model.hub import base_id, load_base, save_base
-from nanohydra.model.transformer import Transformer
 from nanohydra.serve.config import ServeConfig
 
 ENGINE = EngineConfig(max_slots=4, max_seq_len=1024, prefix_tokens=512, prefill_tokens=64)
@@ -31,36 +25,12 @@ ENGINE = EngineConfig(max_slots=4, max_seq_len=1024, prefix_tokens=512, prefill_
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = Tokenizer.train(['the quick brown fox jumps {"name": 1} over the lazy dog'] * 3, 300)
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        head_dim=8,
-        max_position_embeddings=1024,
-    )
-    model = Transformer(config)
-    with torch.no_grad():  # spread the logits, so that greedy choices are no ties
-        for parameter in model.parameters():
-            parameter.mul_(3 if parameter.ndim > 1 else 1)
-    folder = tmp_path_factory.mktemp("bases") / "tiny"
-    save_base(folder, model, tokenizer)
-    return folder
+    return tiny_base(tmp_path_factory.mktemp("bases") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model, _ = load_base(base)
-    with Adapters(model, base_id(base)) as adapters:
-        made = adapters.create("a", AdapterConfig(rank=4), seed=1)
-        with torch.no_grad():
-            for parameter in made.parameters():
-                parameter.normal_(std=0.3)
-        folder = tmp_path_factory.mktemp("adapters") / "a"
-        adapters.save("a", folder)
-    return folder
+    return tiny_adapter(base, tmp_path_factory.mktemp("adapters") / "a")
 
 
 @pytest.fixture(scope="module")
