@@ -133,7 +133,8 @@ def test_adapters_by_name_and_by_default(client: openai.OpenAI, server: Running,
         assert ask(client, "the fox").choices[0].message.content == plain
 
         engine = open_engine(str(base), config=ENGINE, adapters=True)
-        name = engine.load_adapter(adapter)
+        assert engine.adapters is not None
+        name = engine.adapters.load(adapter)
         ids, _ = render_chat(engine.tokenizer, [{"role": "user", "content": "the fox"}], add_generation_prompt=True)
         assert engine.generate([ids], SamplingParams(max_tokens=24), name)[0].text == adapted
 

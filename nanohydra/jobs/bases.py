@@ -22,7 +22,7 @@ def open_engine(base: str, *, int8: bool = False, config: EngineConfig | None = 
     Args:
         int8: quantise the linear layers' weights (CPU): faster and smaller, at a small cost in quality.
         config: memory and time; by default those of `EngineConfig`.
-        adapters: whether requests may use adapters of this base, attached with `engine.load_adapter`.
+        adapters: whether requests may use adapters of this base, attached with `engine.adapters.load`.
     """
     model, tokenizer = load_base(base)
     if int8 or model.config.parameters() <= FP32_PARAMETERS:
