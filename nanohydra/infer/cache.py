@@ -94,6 +94,15 @@ class KVCache:
         """How many sequences can be held while the longest has `length` tokens."""
         return min(self.slots, self.tokens // max(1, length))
 
+    def stretch(self, length: int) -> None:
+        """Makes rows long enough for `length` tokens. Raises ValueError where too many are in use for that."""
+        if length > self.sizes["full_attention"]:
+            if self.room(length) < len(self._order):
+                raise ValueError(
+                    f"The cache has no room for {len(self._order)} sequences of {length} tokens: free some."
+                )
+            self._divide(self.room(length))
+
     def allocate(self) -> int:
         """A free slot, now in use and of length 0. Raises ValueError when all are in use."""
         count = len(self._order) + 1
@@ -121,6 +130,11 @@ class KVCache:
         """Number of tokens that a slot holds."""
         return self._length[slot]
 
+    def advance(self, slot: int, count: int) -> None:
+        """Counts tokens that a forward pass has stored in a slot."""
+        self._length[slot] += count
+        self._longest[slot] = max(self._longest[slot], self._length[slot])
+
     def truncate(self, slot: int, length: int) -> None:
         """Forgets a slot's tokens from place `length` on. Raises ValueError if a ring has lost what is then needed."""
         if not 0 <= length <= self._length[slot]:
@@ -144,7 +158,7 @@ class KVCache:
     def put(self, slot: int, held: Sequence[Tensor]) -> None:
         """Begins an empty slot with what another sequence held at its first places (see `held`)."""
         length = held[0].shape[1]
-        self._stretch(length)
+        self.stretch(length)
         row = self._order.index(slot)
         for buffer, part in zip(self.buffers, held, strict=True):
             buffer[:, row, :length] = part
@@ -159,15 +173,6 @@ class KVCache:
                 held = self.buffers[layer][:, :used, :longest].clone()
                 self.buffers[layer] = _rows_of(self._memory[layer], count, size)
                 self.buffers[layer][:, :used, :longest] = held
-
-    def _stretch(self, length: int) -> None:
-        """Makes rows long enough for `length` tokens. Raises ValueError where too many are in use for that."""
-        if length > self.sizes["full_attention"]:
-            if self.room(length) < len(self._order):
-                raise ValueError(
-                    f"The cache has no room for {len(self._order)} sequences of {length} tokens: free some."
-                )
-            self._divide(self.room(length))
 
     def rows(self, slots: Sequence[int], counts: Sequence[int] | None = None) -> CachePlan:
         """The plan of one forward pass: row i of the input goes to slots[i], and its first counts[i] tokens are real.
@@ -221,7 +226,7 @@ class CachePlan:
                 raise UserError(
                     f"The sequence has {start + count} tokens, the cache holds {cache.max_len}: shorten it."
                 )
-        cache._stretch(max(map(sum, zip(self.starts, counts))))
+        cache.stretch(max(map(sum, zip(self.starts, counts))))
         first = self.rows[0]
         self.together = self.rows == list(range(first, first + len(self.rows)))
         places = torch.tensor(self.starts).unsqueeze(1) + torch.arange(length)
@@ -297,6 +302,5 @@ class CachePlan:
 
     def commit(self) -> None:
         assert self.counts is not None
-        for slot, start, count in zip(self.slots, self.starts, self.counts, strict=True):
-            self.cache._length[slot] = start + count
-            self.cache._longest[slot] = max(self.cache._longest[slot], start + count)
+        for slot, count in zip(self.slots, self.counts, strict=True):
+            self.cache.advance(slot, count)

@@ -98,6 +98,8 @@ class EngineConfig:
     """Most tokens to guess ahead and check in one step (0: none); answers stay what they are."""
     speculate_slots: int = 4
     """Guess only while at most this many requests write, as checking costs more than it gains in a full batch."""
+    cuda_graphs: bool = False
+    """On a GPU, record decode steps and replay them: for weights that never change."""
 
     def __post_init__(self) -> None:
         least = {

@@ -31,6 +31,7 @@ from nanohydra.infer.config import EngineConfig, SamplingParams
 from nanohydra.infer.drawing import Drawer
 from nanohydra.infer.embedding import embed
 from nanohydra.infer.grammar import Grammars
+from nanohydra.infer.graphs import DecodeGraphs
 from nanohydra.infer.prefix import PrefixStore
 from nanohydra.infer.quantize import PackedAttention
 from nanohydra.infer.request import Request
@@ -90,6 +91,8 @@ class Engine:
         self._scheduler = Scheduler(self.cache, self.prefixes, config.prefill_tokens, 1 + config.speculate)
         self._drawer = Drawer(self.device)
         self._grammars = Grammars(tokenizer, self._vocabulary, self.ends)
+        recordable = self.device.type == "cuda" and model.config.positions != "alibi"  # whose slopes come from the host
+        self._graphs = DecodeGraphs(model, self.cache) if config.cuda_graphs and recordable else None
         self._guesser = self._make_guesser(draft)
         self._counts = dict.fromkeys(("prompt_tokens", "generated_tokens", "guessed_tokens", "right_guesses"), 0)
 
@@ -265,9 +268,13 @@ class Engine:
             tokens.append(request.ids[start : start + work[request]] + guesses.get(request, []))
         counts = [len(row) for row in tokens]
         width = max(counts)
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in tokens], device=self.device)
-        with self._adapted.rows([request.adapter for request in requests]):
-            hidden = self.model.hidden(ids, cache=self.cache.rows(order, counts))
+        adapters = [request.adapter for request in requests]
+        with self._adapted.rows(adapters):
+            if self._graphs is not None and width == 1 and not any(adapters):
+                hidden = self._graphs.hidden(order, [row[0] for row in tokens])
+            else:
+                ids = torch.tensor([row + [0] * (width - len(row)) for row in tokens], device=self.device)
+                hidden = self.model.hidden(ids, cache=self.cache.rows(order, counts))
         drawing = [i for i, r in enumerate(requests) if self.cache.length(order[i]) >= len(r.ids)]
         if drawing:
             self._draw([requests[i] for i in drawing], hidden, drawing, [counts[i] - 1 for i in drawing], guesses)
