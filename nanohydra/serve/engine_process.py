@@ -8,6 +8,7 @@ never outlives the server.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -25,8 +26,10 @@ from nanohydra.infer.engine import Engine
 from nanohydra.infer.request import Request
 from nanohydra.jobs.bases import open_engine
 from nanohydra.model.hub import base_id, find_base
-from nanohydra.serve import protocol
+from nanohydra.serve import logs, protocol
 from nanohydra.serve.protocol import Command, Failed, Finished, Message, Ready, Reply, Start, Token, Usage
+
+log = logging.getLogger("nanohydra.serve.engine")
 
 BEAT_SECONDS = 1.0
 """A step that tells nothing (a chunk of a long prompt) is followed by a sign of life this long after the last one."""
@@ -165,6 +168,7 @@ def _sampling(folder: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Loads what the first line says, tells Ready, then serves; or tells why it cannot and returns 1."""
+    logs.set_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle: it closes our stdin
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints goes to the log
@@ -192,7 +196,11 @@ def main() -> int:
     commands: SimpleQueue[Command | None] = SimpleQueue()
     Thread(target=_read, args=(source, commands), daemon=True).start()
     assert engine.adapters is not None
-    Worker(engine, engine.adapters, output).run(commands)
+    try:
+        Worker(engine, engine.adapters, output).run(commands)
+    except Exception as e:  # told without its message, which may quote a conversation
+        log.critical("engine broke down", extra=logs.described(e))
+        return 1
     return 0
 
 
