@@ -17,7 +17,6 @@ import json
 import os
 import random
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from serving import Served, nanohydra, random_base, stopped_at_the_end, wait_until_loaded
 
 MEDIAN_MS, P95_MS = 150.0, 500.0
@@ -238,10 +238,7 @@ def kept(row: dict[str, Any]) -> bool:
 
 def milliseconds(seconds: list[float], share: float) -> float:
     """A quantile."""
-    if len(seconds) < 2:
-        return round(1000 * seconds[0], 1) if seconds else 0.0
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    return round(1000 * cuts[round(100 * share) - 1], 1)
+    return round(1000 * float(np.quantile(seconds, share)), 1) if seconds else 0.0
 
 
 def ratios(results: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from serving import Served, children, nanohydra, random_base
 
 STUCK_SECONDS = 60
@@ -204,7 +204,7 @@ def summary(tally: Tally, args: argparse.Namespace) -> dict[str, Any]:
     """The numbers. Memory: the new engine's, as the old one's is gone; its first third is for warming up."""
     after = [size for when, size in tally.memory if tally.killed and when > tally.killed]
     third = max(1, len(after) // 3)
-    early, late = (statistics.median(part) if part else 0.0 for part in (after[third : 2 * third], after[-third:]))
+    early, late = (float(np.median(part)) if part else 0.0 for part in (after[third : 2 * third], after[-third:]))
     growth = late / early - 1 if early else 0.0
     stuck = tally.outcomes["stuck"] + tally.outcomes["stream without an end"]
     return {
