@@ -17,6 +17,7 @@ import json
 import os
 import random
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,9 @@ def main() -> None:
     p.add_argument("--users", type=int, default=10)
     p.add_argument("--rates", nargs="+", type=float, default=[0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 6])
     p.add_argument("--seconds", type=float, default=40, help="of each measurement")
-    p.add_argument("--prompt", type=int, nargs=2, default=(16, 64), help="words in a prompt, from and to")
+    p.add_argument(
+        "--prompt", type=int, nargs=2, default=(16, 64), help="tokens in a prompt (of a real base: words), from and to"
+    )
     p.add_argument("--tokens", type=int, default=64, help="tokens of each answer")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     p.add_argument("--int8", action="store_true", help="our engine with int8 weights")
@@ -218,8 +221,11 @@ async def request(http: httpx.AsyncClient, text: str, tokens: int, load: Load) -
 
 
 def prompt(chooser: random.Random, args: argparse.Namespace) -> str:
-    """Words at random: no two prompts begin alike, so that no cache helps."""
-    return " ".join(chooser.choices(WORDS, k=chooser.randint(*args.prompt)))
+    """Random words, or letters where each is a token: no two prompts begin alike, so that no cache helps."""
+    length = chooser.randint(*args.prompt)
+    if args.base:
+        return " ".join(chooser.choices(WORDS, k=length))
+    return "".join(chooser.choices(string.ascii_letters, k=length))
 
 
 # -- the numbers ------------------------------------------------------------------------------------------------------

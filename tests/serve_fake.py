@@ -90,6 +90,8 @@ def main() -> None:
         output.write(protocol.encode(message))
         output.flush()
 
+    if "FAKE_ENGINE_BROKEN" in os.environ:
+        os._exit(9)
     start = protocol.decode(sys.stdin.buffer.readline())
     time.sleep(float(os.environ.get("FAKE_ENGINE_LOADS", "0")))
     if not (Path(start.base) / "tokenizer.json").is_file():

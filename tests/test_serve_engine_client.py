@@ -177,6 +177,21 @@ def test_killed_from_outside_it_comes_back_with_its_adapters(base: Path, tmp_pat
     with_engine(base, test)
 
 
+def test_nobody_waits_for_an_engine_that_does_not_come_back(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(client: EngineClient) -> None:
+        monkeypatch.setenv("FAKE_ENGINE_BROKEN", "1")
+        _, last = await answer(client, "CRASH:0 SAY:x")
+        assert isinstance(last, Failed)
+        _, last = await answer(client, "SAY:x")
+        assert isinstance(last, Failed)
+        assert last.kind == "unavailable"
+        monkeypatch.delenv("FAKE_ENGINE_BROKEN")
+        await asyncio.wait_for(client.ready(), 30)
+        assert (await answer(client, "SAY:well again"))[0] == "well again"
+
+    with_engine(base, test, delay=0.02)
+
+
 def test_a_silent_engine_is_replaced(base: Path) -> None:
     async def test(client: EngineClient) -> None:
         _, last = await answer(client, "MUTE")

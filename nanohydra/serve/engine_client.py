@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -22,12 +23,14 @@ from nanohydra.serve.protocol import Event, Failed, Finished, GenerateRequest, R
 State = Literal["loading", "ready", "restarting", "failed"]
 
 COMMAND = (sys.executable, "-m", "nanohydra.serve.engine_process")
+QUIET_THREADS = {"GOMP_SPINCOUNT": "0"}
+"""The engine's threads sleep while they wait: spinning, they would take from the server the cores on which it hands on tokens."""
 LINE_BYTES = 2**27
 """Longest line from the engine: a batch of embeddings."""
 EMBED_BATCH = 8
 """Prompts embedded at once, between two steps of the answers that are being written."""
 FIRST_LOADS = 3
-"""How often loading may break down before the server gives up."""
+"""How often loading may break down before the server gives up, and later before those who wait are sent away."""
 STEADY_SECONDS = 60.0
 """An engine that ran this long starts again without delay."""
 
@@ -209,6 +212,9 @@ class EngineClient:
                     break
             else:
                 self._change("restarting")
+            if crashes >= FIRST_LOADS:  # nobody waits for what may never come back
+                for id in list(self._open):
+                    self._end(id, "unavailable", "The engine does not start again. Try later.")
             self.restarts += 1
             delay = min(30.0, self._delay * 2 ** (crashes - 1))
             log.warning("engine lost", extra={"restarts": self.restarts, "delay": delay})
@@ -219,7 +225,11 @@ class EngineClient:
     async def _live(self) -> bool:
         """One process from its start to its end; whether another would do better."""
         process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_BYTES
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES,
+            env={**QUIET_THREADS, **os.environ},
         )
         self._process = process
         assert process.stdout is not None

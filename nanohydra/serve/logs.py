@@ -20,8 +20,10 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        # Arguments are left out of messages that are not ours: they may be anything.
-        event = record.getMessage() if record.name.startswith(("nanohydra", "uvicorn")) else str(record.msg)
+        if record.name.startswith("nanohydra"):
+            event = record.getMessage()
+        else:  # of others only the first line, without what is filled in, which may be anything
+            event = record.msg.partition("\n")[0] if isinstance(record.msg, str) else type(record.msg).__name__
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,8 +32,6 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _OURS}
         if record.exc_info and record.exc_info[1] is not None:
             line |= described(record.exc_info[1])
-            if record.name.startswith("uvicorn"):
-                line["event"] = "exception"
         return json.dumps(line, default=str, ensure_ascii=False)
 
 

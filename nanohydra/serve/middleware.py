@@ -142,8 +142,8 @@ class Hangup:
 
         async def noted(message: Message) -> None:
             nonlocal answered
-            await send(message)
             answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
 
         async def listen() -> None:
             nonlocal gone
