@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from nanohydra.adapt.config import AdapterConfig
-from nanohydra.errors import UserError, did_you_mean
+from nanohydra.errors import UserError
 from nanohydra.jobs.config import DataSection, Recipe
+from nanohydra.strict import build
 from nanohydra.train.config import TrainConfig
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -173,40 +173,4 @@ class ContinualRecipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ContinualRecipe:
         """Builds a recipe from nested data. Raises UserError for an unknown key, with the nearest known one."""
-        from jsonargparse import ArgumentParser
-
-        check_keys(cls, values, "")
-        missing = [
-            f.name
-            for f in dataclasses.fields(cls)
-            if f.default is f.default_factory is MISSING and f.name not in values
-        ]
-        if missing:
-            raise UserError(f"The recipe lacks {missing[0]}: see recipes/continual/tinyworld-sessions.yaml.")
-        p = ArgumentParser(exit_on_error=False)
-        p.add_class_arguments(cls, "recipe")
-        try:
-            recipe: ContinualRecipe = p.instantiate(p.parse_object({"recipe": dict(values)})).recipe
-        except UserError:
-            raise
-        except Exception as e:  # jsonargparse raises several kinds, each a sentence about one value
-            raise UserError(f"The recipe is not right: {' '.join(str(e).split())}") from e
-        return recipe
-
-
-def check_keys(kind: type[Any], values: Mapping[str, Any], where: str) -> None:
-    """Raises UserError for a key that the dataclass `kind`, or one within it, does not have."""
-    kinds = get_type_hints(kind)
-    for key, value in values.items():
-        name = f"{where}.{key}" if where else str(key)
-        if key not in kinds:
-            raise UserError(f'There is no setting "{name}".{did_you_mean(str(key), kinds)}')
-        inner = _dataclass_in(kinds[key])
-        for i, part in enumerate(value if isinstance(value, list | tuple) else [value]):
-            if inner and isinstance(part, Mapping):
-                check_keys(inner, part, f"{name}[{i}]" if isinstance(value, list | tuple) else name)
-
-
-def _dataclass_in(kind: Any) -> type[Any] | None:
-    """The dataclass that a field's type is, may be (`X | None`) or holds (`tuple[X, ...]`)."""
-    return next((k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k) and isinstance(k, type)), None)
+        return build(cls, values, see="recipes/continual/tinyworld-sessions.yaml")

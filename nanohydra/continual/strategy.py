@@ -16,10 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jsonargparse import ArgumentParser
 
 from nanohydra.adapt.config import AdapterConfig
-from nanohydra.continual.config import check_keys
 from nanohydra.continual.domains import Domain
 from nanohydra.continual.learner import Learner
 from nanohydra.continual.strategies import STRATEGIES
@@ -27,6 +25,7 @@ from nanohydra.data.batch import BatchSource
 from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.errors import UserError, did_you_mean
 from nanohydra.model.transformer import Transformer
+from nanohydra.strict import build, check_keys
 from nanohydra.train.config import TrainConfig
 from nanohydra.train.hooks import Hook
 from nanohydra.train.objectives import Objective, next_token
@@ -180,15 +179,7 @@ STRATEGIES_PACKAGE = "nanohydra.continual.strategies"
 def read_settings(row: str, values: Mapping[str, Any]) -> tuple[type[Strategy], Settings]:
     """The strategy of a row of the recipe and its settings. Raises UserError for what is unknown or wrong."""
     kind = strategy_class(str(values.get("strategy") or row))
-    check_keys(kind.settings_class, values, f"strategies.{row}")
-    check_keys(TrainConfig, values.get("train") or {}, f"strategies.{row}.train")
-    check_keys(AdapterConfig, values.get("adapters") or {}, f"strategies.{row}.adapters")
-    p = ArgumentParser(exit_on_error=False)
-    p.add_class_arguments(kind.settings_class, "settings")
-    try:
-        settings: Settings = p.instantiate(p.parse_object({"settings": dict(values)})).settings
-    except UserError:
-        raise
-    except Exception as e:  # as in ContinualRecipe.from_dict
-        raise UserError(f"strategies.{row} is not right: {' '.join(str(e).split())}") from e
-    return kind, settings
+    where = f"strategies.{row}"
+    check_keys(TrainConfig, values.get("train") or {}, f"{where}.train")
+    check_keys(AdapterConfig, values.get("adapters") or {}, f"{where}.adapters")
+    return kind, build(kind.settings_class, values, where=where, what=where)

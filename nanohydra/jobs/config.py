@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from nanohydra.data.tinyworld.config import TinyworldConfig
-from nanohydra.errors import UserError, did_you_mean
+from nanohydra.errors import UserError
 from nanohydra.model.config import ModelConfig
 from nanohydra.model.presets import preset
+from nanohydra.strict import build
 from nanohydra.train.config import TrainConfig
 
 
@@ -137,7 +138,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
         """Builds a recipe from nested data. Raises UserError for an unknown key, with the nearest known one."""
-        return _build(cls, values)
+        return build(cls, values, see="nanohydra train --help for what it means")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ class SftRecipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SftRecipe:
         """Builds a recipe from nested data. Raises UserError for an unknown key, with the nearest known one."""
-        return _build(cls, values)
+        return build(cls, values, see="nanohydra train --help for what it means")
 
 
 @dataclass(frozen=True)
@@ -243,38 +244,3 @@ def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, SftRecipe)
-
-
-def _build(cls: type[AnyRecipe], values: Mapping[str, Any]) -> AnyRecipe:
-    from jsonargparse import ArgumentParser
-
-    _check_keys(cls, values, "")
-    missing = [
-        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is MISSING and f.name not in values
-    ]
-    if missing:
-        raise UserError(f"The recipe lacks {missing[0]}: see nanohydra train --help for what it means.")
-    p = ArgumentParser(exit_on_error=False)
-    p.add_class_arguments(cls, "recipe")
-    try:
-        recipe: AnyRecipe = p.instantiate(p.parse_object({"recipe": dict(values)})).recipe
-    except UserError:
-        raise
-    except Exception as e:  # jsonargparse raises several kinds, each a sentence about one value
-        raise UserError(f"The recipe is not right: {' '.join(str(e).split())}") from e
-    return recipe
-
-
-def _check_keys(cls: type[Any], values: Mapping[str, Any], where: str) -> None:
-    kinds = get_type_hints(cls)
-    for key, value in values.items():
-        name = f"{where}.{key}" if where else key
-        if key not in kinds:
-            raise UserError(f'There is no setting "{name}".{did_you_mean(key, kinds)}')
-        if isinstance(value, Mapping) and (kind := _dataclass_in(kinds[key])):
-            _check_keys(kind, value, name)
-
-
-def _dataclass_in(kind: Any) -> type[Any] | None:
-    """The dataclass that a field's type is, or may be (`X | None`)."""
-    return next((k for k in (kind, *get_args(kind)) if dataclasses.is_dataclass(k) and isinstance(k, type)), None)

@@ -28,7 +28,7 @@ class LwFSettings(Settings):
     """Both distributions are softened by it."""
 
     teacher: Literal["previous", "base"] = "previous"
-    """The model before the stage, or the base."""
+    """The model before the stage, or the base (which knows nothing of the domains in between)."""
 
 
 class LwF(Strategy):
