@@ -122,13 +122,12 @@ class DraftModel:
         self.cache.truncate(slot, min(self.cache.length(slot), length + same))
 
     def _behind(self, requests: Sequence[Request]) -> dict[Request, list[int]]:
-        """What the draft has yet to read of each request, cut to what may be read at once."""
-        budget, tokens = self.prefill_tokens, {}
-        for request in requests:
-            start = self.cache.length(self._slots[request])
-            if budget and (pending := request.ids[start : start + budget]):
-                tokens[request] = pending
-                budget -= len(pending)
+        """What the draft has yet to read of each request, cut so that it reads `prefill_tokens` at most, padding included."""
+        held = {request: self.cache.length(self._slots[request]) for request in requests}
+        tokens: dict[Request, list[int]] = {}
+        for request in sorted(requests, key=lambda request: len(request.ids) - held[request]):
+            most = max(1, self.prefill_tokens // (len(tokens) + 1))
+            tokens[request] = request.ids[held[request] : held[request] + most]
         return tokens
 
     def _draw(self, requests: list[Request], tokens: list[list[int]], drafts: list[list[int]]) -> list[int | None]:
