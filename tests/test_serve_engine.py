@@ -127,6 +127,8 @@ def test_adapters_by_name_and_by_default(client: openai.OpenAI, server: Running,
         assert [model.id for model in client.models.list().data] == ["tiny", "a"]
         adapted = ask(client, "the fox", model="a").choices[0].message.content
         assert adapted != plain
+        embedded = [client.embeddings.create(model=name, input="fox").data[0].embedding for name in ("tiny", "a")]
+        assert embedded[0] != pytest.approx(embedded[1], abs=1e-3)
         assert http.post("/switch_adapter", json={"adapter": "a"}).json() == {"default": "a"}
         assert ask(client, "the fox").choices[0].message.content == adapted
         assert http.post("/switch_adapter", json={"adapter": None}).status_code == 200

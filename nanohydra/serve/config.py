@@ -25,7 +25,7 @@ class ServeConfig:
     """The database's URL (none: SQLite in the home folder)."""
     int8: bool = False
     """int8 weights: less memory, faster on a CPU, at a small cost in quality."""
-    engine: EngineConfig = field(default_factory=lambda: EngineConfig(prefix_tokens=16384))
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(max_slots=10, prefix_tokens=8192))
     """How the engine uses memory and time."""
     temperature: float = 1.0
     """Of requests that leave it open, unless the base's generation_config.json has one."""

@@ -150,12 +150,12 @@ class EngineClient:
         self.adapters.pop(name, None)
         await self._ask(protocol.UnloadAdapter(self.new_id(), name))
 
-    async def embed(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[list[int]], adapter: str | None = None) -> list[list[float]]:
         """A vector of length 1 for each prompt (ids). Raises UserError, or Unavailable."""
         vectors: list[list[float]] = []
         for at in range(0, len(prompts), EMBED_BATCH):
             batch = list(prompts[at : at + EMBED_BATCH])
-            vectors += (await self._ask(protocol.EmbedRequest(self.new_id(), batch)))["vectors"]
+            vectors += (await self._ask(protocol.EmbedRequest(self.new_id(), batch, adapter)))["vectors"]
         return vectors
 
     async def stats(self) -> dict[str, Any]:

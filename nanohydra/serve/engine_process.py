@@ -82,23 +82,24 @@ class Worker:
                     self.names.pop(name, None)
                     self._collect()
                     return [Reply(id, {})]
-                case protocol.EmbedRequest(id, prompts):
-                    return [Reply(id, {"vectors": self.engine.embed(prompts).tolist()})]
+                case protocol.EmbedRequest(id, prompts, adapter):
+                    return [Reply(id, {"vectors": self.engine.embed(prompts, self._attached(adapter)).tolist()})]
                 case protocol.StatsRequest(id):
                     return [Reply(id, dict(self.engine.stats()))]
         except UserError as e:
             return [Failed(command.id, "invalid", str(e))]
 
     def _submit(self, command: protocol.GenerateRequest) -> list[Message]:
-        adapter = None
-        if command.adapter is not None:
-            if command.adapter not in self.names:
-                raise UserError(f'There is no adapter "{command.adapter}" here (any more).')
-            adapter = self.names[command.adapter]
+        adapter = self._attached(command.adapter)
         request = self.engine.submit(command.prompt, command.params, adapter)
         self.requests[command.id] = request, adapter
         self._ids[request] = command.id
         return []
+
+    def _attached(self, name: str | None) -> str | None:
+        if name is not None and name not in self.names:
+            raise UserError(f'There is no adapter "{name}" here (any more).')
+        return None if name is None else self.names[name]
 
     def _abort(self, id: str) -> None:
         if id in self.requests:

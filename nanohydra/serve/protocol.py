@@ -75,6 +75,7 @@ class EmbedRequest:
 
     id: str
     prompts: list[list[int]]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

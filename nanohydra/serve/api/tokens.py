@@ -28,7 +28,7 @@ MOST_INPUTS = 256
 @router.post("/v1/embeddings")
 async def embeddings(body: EmbeddingBody, request: Request, works: Works, user: MayChat) -> Response:
     """A vector of length 1 for each text: the mean of the base's last hidden states."""
-    await works.adapters.resolve(body.model, user)
+    adapter = await works.adapters.resolve(body.model, user)
     prompts = await asyncio.to_thread(prompts_of, body.input, works.tokenizer, document=False)
     if not 1 <= len(prompts) <= MOST_INPUTS:
         raise ApiError(f"{len(prompts)} inputs: give 1 to {MOST_INPUTS}.", param="input")
@@ -39,7 +39,9 @@ async def embeddings(body: EmbeddingBody, request: Request, works: Works, user: 
         raise ApiError(f"This base's vectors have {size} dimensions, not {body.dimensions}.", param="dimensions")
     read = sum(map(len, prompts))
     await works.generation.afford(user)
-    vectors = await works.engine.embed(prompts)
+    if adapter is not None:
+        await works.adapters.attach(adapter, user)
+    vectors = await works.engine.embed(prompts, adapter)
     works.generation.pay(user, read)
     request.state.facts["prompt_tokens"] = read
     data = [
@@ -50,7 +52,7 @@ async def embeddings(body: EmbeddingBody, request: Request, works: Works, user: 
         }
         for i, vector in enumerate(vectors)
     ]
-    name = works.engine.base.name if works.engine.base else ""
+    name = adapter or (works.engine.base.name if works.engine.base else "")
     return Json({"object": "list", "model": name, "data": data, "usage": {"prompt_tokens": read, "total_tokens": read}})
 
 
