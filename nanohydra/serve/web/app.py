@@ -16,7 +16,7 @@ from nanohydra.serve.services import Services
 from nanohydra.serve.web.answers import Answers
 from nanohydra.serve.web.icons import favicon
 from nanohydra.serve.web.pulls import Pulls
-from nanohydra.serve.web.theme import STATIC, head_html
+from nanohydra.serve.web.theme import STATIC, body_html, head_html
 from nanohydra.serve.web.visitors import Web
 
 _HEADERS = {
@@ -54,6 +54,7 @@ def _shell() -> FastAPI:
     shell = FastAPI(openapi_url=None)
     toolkit.add_static_files("/_web", STATIC)
     ui.add_head_html(head_html(), shared=True)
+    ui.add_body_html(body_html(), shared=True)
     ui.run_with(
         shell,
         title="nanohydra",

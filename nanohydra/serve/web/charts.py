@@ -31,7 +31,7 @@ class Frame:
 
 
 WIDE = Frame(860, 300, 58, 842, 14, 262, 7, 5)
-SMALL = Frame(380, 190, 46, 372, 10, 158, 4, 4)
+SMALL = Frame(290, 172, 44, 284, 10, 138, 4, 4)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def line_chart(
     data = escape(json.dumps({"width": frame.width, "top": frame.top, "bottom": frame.bottom, "lines": lines}))
     words = escape(_spoken(series, x_label, y_label))
     svg = f'<svg viewBox="0 0 {frame.width} {frame.height}" role="img" aria-label="{words}">{"".join(parts)}</svg>'
-    return f'<div class="chart" data-plot="{data}">{svg}</div>{_legend(series)}'
+    return f'<div class="chart{"" if small else " broad"}" data-plot="{data}">{svg}</div>{_legend(series)}'
 
 
 def _line(series: Series, scale: _Scale) -> str:

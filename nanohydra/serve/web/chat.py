@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from nicegui import ui
@@ -25,6 +26,11 @@ from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
 
 LOOK_SECONDS = 0.1
 """How often a page looks for news."""
+CHECK_SECONDS = 5.0
+"""How often it looks whether its visitor may still see it."""
+_SHARE = 20
+"""An update of a growing answer is shown no sooner than this many times what the last one took: pages leave the processor to
+the engine, however long the answer and however busy the machine."""
 _TITLE = 60
 
 
@@ -53,6 +59,9 @@ class ChatPage:
         self._views: list[TurnView] = []
         self._seen = 0
         self._busy = False
+        self._checked = time.monotonic()
+        self._next = 0.0
+        self._shown = True
 
     # -- what is shown ------------------------------------------------------------------------------------------------
 
@@ -73,6 +82,7 @@ class ChatPage:
                     el("h2", text="This chat")
                     self.panel = SettingsPanel(self.set, self.reset)
         ui.on("goto", self._goto)
+        ui.on("shown", self._drawn)
         await self.open(conversation_id, push=False)
         ui.timer(LOOK_SECONDS, self._look)
 
@@ -117,6 +127,7 @@ class ChatPage:
     def _show(self) -> None:
         """Brings the turns on the page in line with the messages; what is unchanged stays as it stands."""
         turns = shown_turns(self.messages, self.conversation.head if self.conversation else None)
+        self._shown = True
         live = self.live
         answers = [live if live and live.message_id == turn.message.id else None for turn in turns]
         same = 0
@@ -139,14 +150,34 @@ class ChatPage:
         """Shows what has changed since the last look."""
         if self._busy:
             return
-        self.status.show()
+        if time.monotonic() - self._checked > CHECK_SECONDS:
+            self._checked = time.monotonic()
+            try:
+                await self.visitor.check()
+            except SignIn:
+                ui.navigate.to("/login")
+        if self.live is None:
+            self.status.show()
         if self.conversation is None:
             return
         if self.web.answers.changes(self.conversation.id) != self._seen:
             await self.refresh()
-        elif self.live is not None:
-            for view in self._views:
-                view.update()
+        elif self.live is not None and self._shown and time.monotonic() > self._next:
+            self._grow()
+
+    def _grow(self) -> None:
+        """Shows what the answer has grown by. The browser says when it has drawn it: a slow one is not buried in updates, and
+        its Stop is heard at once."""
+        began = time.monotonic()
+        for view in self._views:
+            view.update()
+        self.status.show()
+        self._shown = False
+        ui.run_javascript("requestAnimationFrame(() => emitEvent('shown'))")
+        self._next = began + _SHARE * (time.monotonic() - began)
+
+    def _drawn(self) -> None:
+        self._shown = True
 
     async def refresh(self) -> None:
         """Reads the conversation again."""
@@ -296,6 +327,10 @@ class ChatPage:
         self._busy = True
         try:
             await self.visitor.check()
+            if not self.visitor.may("chat"):
+                raise UserError("Your token has no right to chat.")
+            if self.web.services.engine.base is None:
+                raise UserError("The model is not loaded yet. Wait a moment.")
             if self.live is not None:
                 raise UserError("An answer is being written. Stop it first, or wait.")
             self.web.services.rates.take(self.visitor.user_id)

@@ -42,7 +42,7 @@ _CHARTS = (
 
 _COLUMNS = (
     ("Run", ""),
-    ("State", ""),
+    ("State", "wide"),
     ("Step", "number"),
     ("Loss", "number"),
     ("Val loss", "number wide"),
@@ -110,7 +110,7 @@ def _row(run: RunInfo, choose: Any) -> None:
             )
         with el("td"):
             el("a", text=run.name, href=_address(run.name))
-        with el("td"):
+        with el("td", "wide"):
             _badge(run)
         el("td", "number", f"{last['step']:,}" if "step" in last else "–")
         el("td", "number", metric_value(last.get("loss")))

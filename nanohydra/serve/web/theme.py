@@ -45,6 +45,12 @@ def head_html() -> str:
     )
 
 
+def body_html() -> str:
+    """What is painted before any script runs: the frame with the name, which the page then fills."""
+    brand = f'<div class="brand"><span class="mark">{MARK}</span><span>nanohydra</span></div>'
+    return f'<div class="shell splash" aria-hidden="true"><div class="sidebar">{brand}</div></div>'
+
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -150,14 +156,27 @@ def toast(text: str) -> None:
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
+def _ground() -> None:
+    """The toolkit puts the whole page into a `main`: it is ours to say which part is the main one."""
+    slot = ui.context.client.content.parent_slot
+    if slot is not None:
+        slot.parent.props["role"] = "none"
+
+
 def bare_page() -> None:
     """The ground of a page without navigation."""
+    _ground()
+    _toasts()
+
+
+def _toasts() -> None:
     el("div", "toasts", role="status", aria_live="polite")
 
 
 @contextmanager
 def page(active: str, user: str, signed_in: bool) -> Iterator[Element]:
     """Navigation at the side and a main region; yields the sidebar's own region, for what a page adds there."""
+    _ground()
     el("a", "skip", "Skip to the content", href="#main")
     with el("div", "shell"):
         el("div", "scrim", data_sidebar="")
@@ -179,7 +198,7 @@ def page(active: str, user: str, signed_in: bool) -> Iterator[Element]:
                 button(symbol="theme", aria_label="Light or dark", data_theme_toggle="")
         with el("main", "main", id_="main", tabindex="-1"):
             yield own
-    bare_page()
+    _toasts()
 
 
 @contextmanager

@@ -1,0 +1,132 @@
+"""The whole server with an engine that is told what to say: what the browser tests look at.
+
+    python tests/web_server.py PORT HOME
+
+Prints one line of JSON (a token each of two users) when it listens. What is asked decides the answer: see `answer_to`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+CODE = """Here is **one** way:
+
+```python
+def count_words(text: str) -> int:
+    # split() knows all white space
+    return len(text.split())
+```
+
+| text | words |
+|---|---|
+| a b | 2 |
+
+- quick
+- plain
+"""
+PICTURE = "![a picture](http://example.org/x.png) <img src=http://example.org/y.png> [a page](http://example.org/)"
+
+
+def answer_to(asked: str) -> str:
+    """The answer's text; CALL stands for a call of the calculator."""
+    if "code" in asked:
+        return CODE
+    if "picture" in asked:
+        return PICTURE
+    if "slow" in asked:
+        return " ".join(f"word{i}" for i in range(3000))
+    return "That makes CALL , I think." if "sum" in asked else f"You said: {asked}"
+
+
+class ToldEngine:
+    """Stands in for nanohydra.serve.engine_client.EngineClient."""
+
+    def __init__(self, folder: Path) -> None:
+        from nanohydra.data.tokenizer import Tokenizer
+        from nanohydra.serve.protocol import Ready
+
+        self.tokenizer = Tokenizer.train(["user assistant system You said: word0 word1 hello there again"] * 20, 320)
+        self.base = Ready("tiny", str(folder / "bases" / "tiny"), "b" * 64, 4096, 64, 1000)
+        self.state, self.error, self.restarts, self.pid = "ready", "", 0, None
+        self.adapters: dict[str, Path] = {}
+        self.open_requests = 0
+        self._count = 0
+
+    async def start(self) -> None:
+        """Nothing is loaded."""
+
+    async def stop(self) -> None:
+        """Nothing runs."""
+
+    async def stats(self) -> dict[str, Any]:
+        """No numbers."""
+        return {}
+
+    async def load_adapter(self, name: str, folder: Path) -> str:
+        """Any folder will do."""
+        self.adapters[name] = folder
+        return "c" * 64
+
+    def new_id(self) -> str:
+        """Unlike all others."""
+        self._count += 1
+        return f"r{self._count}"
+
+    async def generate(self, request: Any) -> AsyncIterator[Any]:
+        """Says what `answer_to` tells, word by word."""
+        from nanohydra.data.chat import calculator_part
+        from nanohydra.infer.streaming import Timing
+        from nanohydra.serve.protocol import Failed, Finished, Token, Usage
+
+        prompt = self.tokenizer.decode(request.prompt)
+        asked = prompt.rpartition("user\n")[2].partition("<|im_end|>")[0].strip()
+        if "broken" in asked:
+            yield Failed(request.id, "engine", "The engine broke down while it answered. Ask again.")
+            return
+        text = f"{request.adapter}: {answer_to(asked)}" if request.adapter else answer_to(asked)
+        for i, word in enumerate(text.split(" ")):
+            await asyncio.sleep(0.05 if "slow" in asked else 0.001)
+            if word == "CALL":
+                yield Token(request.id, "42", [i], part=calculator_part("12+30", "42"))
+            else:
+                yield Token(request.id, f"{word} ", [i])
+        usage = Usage(len(request.prompt), len(text.split(" ")))
+        yield Finished(request.id, "stop", usage, Timing(0.01, 1.0, 48.0))
+
+
+def main() -> None:
+    port, home = int(sys.argv[1]), Path(sys.argv[2])
+    os.environ["NANOHYDRA_HOME"] = str(home)
+    import uvicorn
+
+    from nanohydra.serve.app import create_app
+    from nanohydra.serve.config import ServeConfig
+
+    config = ServeConfig(base="tiny", port=port, temperature=0.5)
+    app = create_app(config, ToldEngine(home))  # type: ignore[arg-type]
+    store = app.state.services.store
+    store.register_adapter("poet", home / "adapters" / "poet", "b" * 64, "c" * 64)
+    tokens = {}
+    for name in ("ada", "ben"):
+        user = store.create_user(name, ["chat"])
+        tokens[name] = store.create_token(user.id, "browser", ["chat"])
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+
+    async def run() -> None:
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.02)
+        print(json.dumps(tokens), flush=True)
+        await task
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()
