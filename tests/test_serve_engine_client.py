@@ -229,6 +229,8 @@ def test_breaking_down_at_every_start_is_final(base: Path) -> None:
     with_engine(base, test, ready=False, command=(sys.executable, "-c", "print('no protocol')"))
 
 
-def test_the_api_process_loads_no_torch() -> None:
-    code = "import sys, nanohydra.serve.app\nassert 'torch' not in sys.modules, 'torch'"
+def test_the_api_process_loads_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOHYDRA_HOME", str(tmp_path))
+    code = "import sys\nfrom nanohydra.serve.app import create_app\nfrom nanohydra.serve.config import ServeConfig\n"
+    code += "create_app(ServeConfig())\nassert 'torch' not in sys.modules, 'torch'"  # with the web app
     subprocess.run([sys.executable, "-c", code], check=True)

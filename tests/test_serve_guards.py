@@ -337,9 +337,9 @@ def test_request_ids(local: Running) -> None:
         ids = [http.get("/nowhere", headers={"X-Request-Id": "a b"}).headers["x-request-id"] for _ in range(2)]
         assert ids[0] != ids[1]
         assert "a b" not in ids
-        lost = http.get("/nowhere")
-        assert lost.status_code == 404
-        assert lost.json()["error"]["type"] == "not_found_error"
+        for lost in (http.get("/nowhere"), http.get("/v1/nowhere"), http.put(CHAT)):
+            assert lost.status_code == 404
+            assert lost.json()["error"]["type"] == "not_found_error"
 
 
 def test_logs_hold_no_conversation(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

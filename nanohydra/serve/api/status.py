@@ -9,6 +9,7 @@ from starlette.responses import Response
 from nanohydra import __version__
 from nanohydra.serve.api.answers import Json
 from nanohydra.serve.api.caller import MayAdmin, MayChat, Works
+from nanohydra.serve.errors import Missing
 
 router = APIRouter()
 
@@ -38,3 +39,9 @@ async def metrics(works: Works, user: MayAdmin) -> Response:
 async def openapi(request: Request, user: MayChat) -> Response:
     """The API, described for programs."""
     return Json(request.app.openapi())
+
+
+@router.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+async def unknown(path: str, request: Request, user: MayChat) -> Response:
+    """What is not offered is told as programs expect it, not by a page of the web app. Included last."""
+    raise Missing(f"There is no {request.method} /v1/{path} here.")
