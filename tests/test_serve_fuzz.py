@@ -17,7 +17,7 @@ def test_invented_requests_never_end_in_a_5xx(tmp_path: Path, monkeypatch: pytes
     base = fake_base(tmp_path / "demo")
     config = ServeConfig(base=str(base), database=f"sqlite:///{tmp_path / 'test.db'}", web=False)
     with served(config, fake_engine(base)) as running:
-        report = fuzz.fuzz(running.url, 140, 0)
-    assert report["requests"] > 80
+        report = fuzz.fuzz(running.url, 120, 0)
+    assert report["requests"] >= 120
     assert report["failures"] == []
     assert any(status.endswith("completions 200") for status in report["statuses"]), report
