@@ -13,7 +13,17 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+
+import uvicorn
+
+from nanohydra.data.chat import calculator_part
+from nanohydra.data.tokenizer import Tokenizer
+from nanohydra.infer.config import EngineConfig
+from nanohydra.infer.streaming import Timing
+from nanohydra.serve.app import create_app
+from nanohydra.serve.config import ServeConfig
+from nanohydra.serve.engine_client import EngineClient
+from nanohydra.serve.protocol import Event, Failed, Finished, GenerateRequest, Ready, Start, Token, Usage
 
 CODE = """Here is **one** way:
 
@@ -44,19 +54,14 @@ def answer_to(asked: str) -> str:
     return "That makes CALL , I think." if "sum" in asked else f"You said: {asked}"
 
 
-class ToldEngine:
-    """Stands in for nanohydra.serve.engine_client.EngineClient."""
+class ToldEngine(EngineClient):
+    """An engine without a process."""
 
     def __init__(self, folder: Path) -> None:
-        from nanohydra.data.tokenizer import Tokenizer
-        from nanohydra.serve.protocol import Ready
-
+        super().__init__(Start("tiny", False, EngineConfig()))
         self.tokenizer = Tokenizer.train(["user assistant system You said: word0 word1 hello there again"] * 20, 320)
         self.base = Ready("tiny", str(folder / "bases" / "tiny"), "b" * 64, 4096, 64, 1000)
-        self.state, self.error, self.restarts, self.pid = "ready", "", 0, None
-        self.adapters: dict[str, Path] = {}
-        self.open_requests = 0
-        self._count = 0
+        self.state = "ready"
 
     async def start(self) -> None:
         """Nothing is loaded."""
@@ -64,26 +69,14 @@ class ToldEngine:
     async def stop(self) -> None:
         """Nothing runs."""
 
-    async def stats(self) -> dict[str, Any]:
-        """No numbers."""
-        return {}
-
     async def load_adapter(self, name: str, folder: Path) -> str:
         """Any folder will do."""
         self.adapters[name] = folder
         return "c" * 64
 
-    def new_id(self) -> str:
-        """Unlike all others."""
-        self._count += 1
-        return f"r{self._count}"
-
-    async def generate(self, request: Any) -> AsyncIterator[Any]:
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Event]:
         """Says what `answer_to` tells, word by word."""
-        from nanohydra.data.chat import calculator_part
-        from nanohydra.infer.streaming import Timing
-        from nanohydra.serve.protocol import Failed, Finished, Token, Usage
-
+        assert self.tokenizer is not None
         prompt = self.tokenizer.decode(request.prompt)
         asked = prompt.rpartition("user\n")[2].partition("<|im_end|>")[0].strip()
         if "broken" in asked:
@@ -103,13 +96,8 @@ class ToldEngine:
 def main() -> None:
     port, home = int(sys.argv[1]), Path(sys.argv[2])
     os.environ["NANOHYDRA_HOME"] = str(home)
-    import uvicorn
-
-    from nanohydra.serve.app import create_app
-    from nanohydra.serve.config import ServeConfig
-
     config = ServeConfig(base="tiny", port=port, temperature=0.5)
-    app = create_app(config, ToldEngine(home))  # type: ignore[arg-type]
+    app = create_app(config, ToldEngine(home))
     store = app.state.services.store
     store.register_adapter("poet", home / "adapters" / "poet", "b" * 64, "c" * 64)
     tokens = {}

@@ -112,6 +112,8 @@ def _values(series: Series, scale: _Scale, x_label: str) -> dict[str, object]:
 
 def _widened(low: float, high: float, share: float) -> tuple[float, float]:
     """An interval that is not empty, with a margin."""
+    if high == low == 0:
+        return 0.0, 1.0
     if high == low:
         return low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
     return low - share * (high - low), high + share * (high - low)

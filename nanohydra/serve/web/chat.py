@@ -20,7 +20,7 @@ from nanohydra.serve.web.chat_list import ConversationList
 from nanohydra.serve.web.chat_parts import Composer, Header, Status, greeting
 from nanohydra.serve.web.chat_settings import SettingsPanel, checked, params_of
 from nanohydra.serve.web.chat_turn import TurnView, turn_key
-from nanohydra.serve.web.theme import el, page, toast
+from nanohydra.serve.web.theme import BUILD_SECONDS, el, page, toast
 from nanohydra.serve.web.tree import Turn, newest_leaf, shown_turns
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
 
@@ -34,8 +34,8 @@ the engine, however long the answer and however busy the machine."""
 _TITLE = 60
 
 
-@ui.page("/")
-@ui.page("/c/{conversation_id}")
+@ui.page("/", response_timeout=BUILD_SECONDS)
+@ui.page("/c/{conversation_id}", response_timeout=BUILD_SECONDS)
 async def chat_page(request: Request, conversation_id: int | None = None) -> Response | None:
     """A new chat, or an old one."""
     visitor = await visitor_of(request)

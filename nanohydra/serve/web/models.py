@@ -14,13 +14,13 @@ from nanohydra.errors import UserError
 from nanohydra.home import bases_dir
 from nanohydra.serve.store import Adapter, NotFound
 from nanohydra.serve.web.model_files import BaseInfo, adapter_facts, find_bases, folder_bytes
-from nanohydra.serve.web.theme import button, el, empty, labelled, page, sheet, short_number, size, toast
+from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, sheet, short_number, size, toast
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
 
 LOOK_SECONDS = 1.0
 
 
-@ui.page("/models", title="Models · nanohydra")
+@ui.page("/models", title="Models · nanohydra", response_timeout=BUILD_SECONDS)
 async def models_page(request: Request) -> Response | None:
     """Bases, adapters, pull."""
     visitor = await visitor_of(request)

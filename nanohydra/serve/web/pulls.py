@@ -73,6 +73,8 @@ class Pulls:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+            if self.current is not None:
+                self.current.done = True  # a task that was stopped before its first step cannot say so
 
     async def _run(self, pull: Pull, arguments: list[str]) -> None:
         process = await asyncio.create_subprocess_exec(

@@ -27,7 +27,7 @@ from nanohydra.serve.web.run_files import (
     thinned,
 )
 from nanohydra.serve.web.run_parts import diagnostics, metric_value, report_card, samples
-from nanohydra.serve.web.theme import button, choice, el, empty, page, raw, sheet, short_number
+from nanohydra.serve.web.theme import BUILD_SECONDS, button, choice, el, empty, page, raw, sheet, short_number
 from nanohydra.serve.web.visitors import Visitor, sign_in, visitor_of
 
 LIVE_SECONDS = 2.0
@@ -55,7 +55,7 @@ def _page(visitor: Visitor) -> Any:
     return page("runs", visitor.principal.name, visitor.principal.token_id is not None)
 
 
-@ui.page("/runs", title="Runs · nanohydra")
+@ui.page("/runs", title="Runs · nanohydra", response_timeout=BUILD_SECONDS)
 async def runs_page(request: Request) -> Response | None:
     """All runs."""
     visitor = await visitor_of(request)
@@ -136,7 +136,7 @@ def _ago(moment: float) -> str:
     return "just now"
 
 
-@ui.page("/runs/{name:path}", title="Run · nanohydra")
+@ui.page("/runs/{name:path}", title="Run · nanohydra", response_timeout=BUILD_SECONDS)
 async def run_page(request: Request, name: str) -> Response | None:
     """One run."""
     visitor = await visitor_of(request)
@@ -176,7 +176,7 @@ async def _run(run: RunInfo) -> None:
             for name, title, log in _CHARTS:
                 small[name].content = _curve(tail, name, title, log)
 
-    if run.state == "training" and tail.rows:
+    if run.state != "finished" and tail.rows:
         ui.timer(LIVE_SECONDS, look)
     await report_card(run.folder)
     await samples(run.folder)
@@ -229,7 +229,7 @@ def _machine(environment: dict[str, Any]) -> None:
                     el("dd", text=", ".join(value) if isinstance(value, list) else str(value))
 
 
-@ui.page("/compare", title="Compare · nanohydra")
+@ui.page("/compare", title="Compare · nanohydra", response_timeout=BUILD_SECONDS)
 async def compare_page(request: Request) -> Response | None:
     """Runs side by side."""
     visitor = await visitor_of(request)

@@ -14,14 +14,14 @@ from starlette.responses import Response
 from nanohydra.errors import UserError
 from nanohydra.serve.store import ADMIN, SCOPES, Token, User
 from nanohydra.serve.store.models import now
-from nanohydra.serve.web.theme import Dialog, button, choice, el, labelled, page, sheet, toast
+from nanohydra.serve.web.theme import BUILD_SECONDS, Dialog, button, choice, el, labelled, page, sheet, toast
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
 
 _EXPIRES = {"": "never", "30": "in 30 days", "90": "in 90 days", "365": "in a year"}
 _MEANING = {"chat": "ask and answer", "teach": "load adapters", "admin": "users, tokens, bases"}
 
 
-@ui.page("/settings", title="Settings · nanohydra")
+@ui.page("/settings", title="Settings · nanohydra", response_timeout=BUILD_SECONDS)
 async def settings_page(request: Request) -> Response | None:
     """Tokens and users."""
     visitor = await visitor_of(request)

@@ -17,6 +17,8 @@ from nicegui.elements.mixins.text_element import TextElement
 from nanohydra.serve.web.icons import MARK, icon
 
 STATIC = Path(__file__).parent / "static"
+BUILD_SECONDS = 30.0
+"""How long a page may take to be built, on a machine that is busy with something else."""
 Handler = Callable[..., Any] | Callable[..., Awaitable[Any]]
 
 PAGES = (

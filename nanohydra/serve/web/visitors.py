@@ -16,7 +16,7 @@ from nanohydra.serve.services import Services
 from nanohydra.serve.store import Principal
 from nanohydra.serve.web.answers import Answers
 from nanohydra.serve.web.pulls import Pulls
-from nanohydra.serve.web.theme import bare_page, el, mark
+from nanohydra.serve.web.theme import BUILD_SECONDS, bare_page, el, mark
 
 COOKIE = "nanohydra_token"
 """Holds a bearer token. Scripts cannot read it, other sites cannot send it, and revoking the token ends it at once."""
@@ -84,7 +84,7 @@ def sign_in(request: Request) -> Response:
     return RedirectResponse(f"/login?to={request.url.path}", 303)
 
 
-@ui.page("/login", title="Sign in · nanohydra")
+@ui.page("/login", title="Sign in · nanohydra", response_timeout=BUILD_SECONDS)
 def login_page(request: Request, to: str = "/", wrong: bool = False) -> None:
     """Asks for a token. A plain form: it works before any script does."""
     bare_page()
