@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 
 from nanohydra.serve.web.icons import icon
-from nanohydra.serve.web.theme import Dialog, button, choice, el, labelled, mark, menu, raw
+from nanohydra.serve.web.theme import Dialog, button, choice, el, labelled, mark, menu, pace, raw
 
 if TYPE_CHECKING:
     from nanohydra.serve.web.chat import ChatPage
@@ -161,7 +161,7 @@ class Status:
         room = base.max_seq_len if base else 0
         text = " · ".join(
             part
-            for part in (f"{speed:.0f} tokens/s" if speed else "", f"{used:,} of {room:,}" if used and room else "")
+            for part in (f"{pace(speed)} tokens/s" if speed else "", f"{used:,} of {room:,}" if used and room else "")
             if part
         )
         if self.right.text != text:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nanohydra.data.chat import Part
 from nanohydra.serve.web.answers import Answer
 from nanohydra.serve.web.markdown import to_html
-from nanohydra.serve.web.theme import button, el, raw, toast
+from nanohydra.serve.web.theme import button, el, pace, raw, toast
 from nanohydra.serve.web.tree import Turn
 
 if TYPE_CHECKING:
@@ -175,4 +175,4 @@ def _figures(provenance: dict[str, Any]) -> str:
     tokens, speed = provenance.get("tokens"), provenance.get("tokens_per_second")
     if not tokens:
         return ""
-    return f"{tokens:,} tokens" + (f" · {speed:.0f}/s" if speed else "")
+    return f"{tokens:,} tokens" + (f" · {pace(speed)}/s" if speed else "")

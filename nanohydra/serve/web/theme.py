@@ -233,6 +233,11 @@ def size(count: float) -> str:
     return f"{count:.2f} GB" if count < 1000 else f"{count / 1000:.2f} TB"
 
 
+def pace(speed: float) -> str:
+    """Tokens a second: 48, or 3.5."""
+    return f"{speed:.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
 def short_number(count: float) -> str:
     """135,000,000 as 135M."""
     for unit in ("", "K", "M"):
