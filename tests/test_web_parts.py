@@ -19,13 +19,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
+from web_server import ToldEngine
 from web_toy import make_run
 
 from nanohydra.data.chat import calculator_part, text_part
 from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.infer.streaming import Timing
+from nanohydra.serve.app import create_app
 from nanohydra.serve.chat import ChatDelta, Finish
+from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.errors import EngineBroke
 from nanohydra.serve.protocol import Usage
 from nanohydra.serve.store import Message, Principal, Store
@@ -461,3 +465,26 @@ def test_the_model_reads_calls_as_calls_and_no_empty_answers() -> None:
         {"role": "assistant", "content": parts},
     ]
     assert messages_for_model(" ", path[:1]) == [{"role": "user", "content": "a"}]
+
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+def test_servers_in_one_process_keep_apart(tmp_path: Path) -> None:
+    """NiceGUI has one application in a process; each request brings its own server's services."""
+    apps = []
+    for name in ("first", "second"):
+        database = f"sqlite:///{tmp_path / name}.db"
+        app = create_app(ServeConfig(base="tiny", database=database), ToldEngine(tmp_path))
+        store = app.state.services.store
+        store.create_conversation(store.local_user().user_id, f"only in the {name}")
+        apps.append((app, name))
+    for (app, name), other in zip((*apps, apps[0]), ("second", "first", "second"), strict=True):
+        with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 5000)) as client:
+            page = client.get("/")
+            assert page.status_code == 200
+            assert f"only in the {name}" in page.text
+            assert f"only in the {other}" not in page.text
+            assert "default-src 'self'" in page.headers["content-security-policy"]
+            missing = client.get("/v1/nothing")
+            assert (missing.status_code, missing.headers["content-type"]) == (404, "application/json")
