@@ -6,6 +6,7 @@ import json
 import random
 import re
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from test_engine import TOKENIZER, make, prompts, scripted
 from nanohydra.agent.calculator import CALCULATOR
 from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.errors import UserError
+from nanohydra.infer import grammar
 from nanohydra.infer.engine import Engine
+from nanohydra.infer.forms import LIMITS
 from nanohydra.infer.grammar import Grammars
 from nanohydra.infer.sampling import SamplingParams
 from nanohydra.model.config import ModelConfig
@@ -129,6 +132,63 @@ def test_impossible_forms_are_refused_in_one_line():
         SamplingParams(json_schema="[]")
     with pytest.raises(UserError, match="one form"):
         SamplingParams(json_schema="{}", regex="a")
+    with pytest.raises(UserError, match="at most 65536"):
+        SamplingParams(json_schema=json.dumps({"enum": [f"{i:9}" for i in range(6000)]}))
+    with pytest.raises(UserError, match="nested too deeply"):
+        SamplingParams(json_schema='{"not":' * 7000 + "{}" + "}" * 7000)
+    with pytest.raises(UserError, match="recursion limit"):
+        engine.submit([1], SamplingParams(json_schema='{"items":' * 500 + "{}" + "}" * 500))
+
+
+CATALAN = "start: s\ns: s s s | s s | s s s s | /[a-zA-Z ]/"
+"""As many ways to read a text as there are trees over it."""
+
+
+@pytest.mark.parametrize("form", [{"grammar": CATALAN}, {"regex": "[a-z ]*[a-m][a-z ]{90}"}])
+def test_a_form_that_takes_too_long_ends_its_own_answer_only(form, monkeypatch):
+    monkeypatch.setattr(grammar, "SPARE_SECONDS", 0.05)
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 100)
+    asked, free = prompts(2), SamplingParams(40, temperature=1.0, seed=1)
+    alone = Engine(MODEL, TOKENIZER).generate(asked[:1], free)[0]
+    costly = SamplingParams(100, temperature=1.0, top_p=0.9, seed=1, **form)
+    start = time.thread_time()
+    answers = Engine(MODEL, TOKENIZER).generate(asked, [free, costly])
+    assert time.thread_time() - start < 3
+    assert answers[0].ids == alone.ids
+    assert answers[1].finish_reason == "error"
+
+
+def test_a_form_that_took_too_long_is_refused_from_then_on(monkeypatch):
+    monkeypatch.setattr(grammar, "SPARE_SECONDS", 0.05)
+    engine = Engine(MODEL, TOKENIZER)
+    params = SamplingParams(100, temperature=1.0, seed=1, grammar=CATALAN)
+    assert [a.finish_reason for a in engine.generate(prompts(2), params)] == ["error"] * 2
+    with pytest.raises(UserError, match="takes too long to follow"):
+        engine.submit([1], params)
+    assert engine.generate(prompts(1), SamplingParams(5, regex="[ab]{3}"))[0].finish_reason == "stop"
+
+
+def test_a_form_gains_time_by_its_tokens(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
+    monkeypatch.setattr(grammar, "TOKEN_SECONDS", 0.4)
+    allowance = grammar.Allowance()
+
+    def spent_after(seconds: float) -> bool:
+        with allowance.charged():
+            clock[0] += seconds
+        return allowance.spent
+
+    # 0.6 seconds to spare and never more; every call gains 0.2
+    assert [spent_after(s) for s in (0.5, 0, 0, 0, 0.75, 0.2, 0.2, 0.3)] == [False] * 7 + [True]
+    assert spent_after(0)
+
+
+def test_a_regular_expression_of_many_states():
+    params = SamplingParams(60, temperature=1.5, seed=3, regex="(a|b)*a(a|b){18}")
+    answer = Engine(MODEL, TOKENIZER).generate(prompts(1), params)[0]
+    assert answer.finish_reason in ("stop", "length")
+    assert answer.finish_reason == "length" or re.fullmatch("(a|b)*a(a|b){18}", answer.text)
 
 
 def test_a_tokenizer_without_the_characters():

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from nanohydra.errors import UserError
 
+FORM_CHARACTERS = 64 * 1024
+"""Longest form of an answer."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -56,8 +59,8 @@ class SamplingParams:
             raise UserError("A stop string is empty: leave it out.")
         if sum(form is not None for form in (self.json_schema, self.grammar, self.regex)) > 1:
             raise UserError("An answer has one form: give json_schema, grammar or regex, not several.")
-        if self.json_schema is not None:
-            _check_schema(self.json_schema)
+        if self.form is not None:
+            _check_form(*self.form)
 
     @property
     def greedy(self) -> bool:
@@ -65,16 +68,23 @@ class SamplingParams:
         return self.temperature == 0
 
     @property
-    def structured(self) -> bool:
-        """Whether the answer's form is prescribed."""
-        return (self.json_schema, self.grammar, self.regex) != (None, None, None)
+    def form(self) -> tuple[str, str] | None:
+        """The answer's form: the name of its field, and what it is (none: the answer is free)."""
+        forms = {"json_schema": self.json_schema, "grammar": self.grammar, "regex": self.regex}
+        return next(((name, form) for name, form in forms.items() if form is not None), None)
 
 
-def _check_schema(text: str) -> None:
+def _check_form(name: str, form: str) -> None:
+    if len(form) > FORM_CHARACTERS:
+        raise UserError(f"{name} has {len(form)} characters, and at most {FORM_CHARACTERS} are taken: simplify it.")
+    if name != "json_schema":
+        return
     try:
-        schema = json.loads(text)
+        schema = json.loads(form)
     except ValueError as e:
         raise UserError(f"json_schema is not valid JSON ({e}): give a JSON Schema as text.") from e
+    except RecursionError as e:
+        raise UserError("json_schema is nested too deeply: simplify it.") from e
     if not isinstance(schema, dict | bool):
         raise UserError('json_schema must be a JSON object, such as {"type": "object"}.')
 

@@ -56,10 +56,13 @@ class Drawer:
         return seen
 
     def _allowed(self, requests: list[Request], logits: Tensor) -> Tensor:
-        """The logits with those of tokens that do not fit a row's form at -inf."""
+        """The logits with those of tokens that do not fit a row's form at -inf; as they are where none fits, for no token will
+        be accepted then."""
         logits = logits.clone()
         for i in self._formed:
             grammar = requests[i].grammar
             assert grammar is not None, "rows in _formed have a grammar"
-            logits[i].masked_fill_(~grammar.allowed().to(self.device), -torch.inf)
+            allowed = grammar.allowed()
+            if allowed.any():
+                logits[i].masked_fill_(~allowed.to(self.device), -torch.inf)
         return logits

@@ -6,8 +6,10 @@ answer of that form; all others get no probability. The library is an extra.
 
 from __future__ import annotations
 
-import importlib
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,41 @@ from torch import Tensor
 from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
+from nanohydra.infer.forms import compile_form, library
 
-JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-"""JSON on one line, with or without a space after commas and colons: where any white space may come at any time, a small
-model sometimes writes nothing else until its tokens are used up."""
+TOKEN_SECONDS = 0.002
+"""Processor time that a form may take for each token on average; usual ones take a tenth of it."""
+SPARE_SECONDS = 0.6
+"""What it may take beyond that, in all of its answers together: all requests of a batch wait meanwhile."""
+
+
+class Allowance:
+    """The time that is left to a form."""
+
+    def __init__(self) -> None:
+        self._seconds = SPARE_SECONDS
+
+    @property
+    def spent(self) -> bool:
+        """Whether the form has taken too long; it stays so."""
+        return self._seconds < 0
+
+    @contextmanager
+    def charged(self) -> Iterator[None]:
+        """Takes off what the block takes, half a token's work."""
+        start = time.thread_time()
+        yield
+        if not self.spent:
+            self._seconds = min(self._seconds + TOKEN_SECONDS / 2 - (time.thread_time() - start), SPARE_SECONDS)
 
 
 class Grammar:
     """The form of one answer, at the place where the answer is."""
 
-    def __init__(self, matcher: Any, vocabulary: int) -> None:
+    def __init__(self, matcher: Any, vocabulary: int, allowance: Allowance) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._allowance = allowance
 
     @property
     def complete(self) -> bool:
@@ -37,15 +62,19 @@ class Grammar:
         return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
 
     def allowed(self) -> Tensor:
-        """The tokens that may come next, (V,) bool; none where the answer cannot be continued."""
-        mask = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
+        """The tokens that may come next, (V,) bool; none where the answer cannot be continued or took too long."""
+        if self._allowance.spent:
+            return torch.zeros(self._vocabulary, dtype=torch.bool)
+        with self._allowance.charged():
+            mask = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         return mask[: self._vocabulary] > 0
 
     def accept(self, id: int, ends: bool) -> bool:
-        """Takes the next token, or one that ends the answer. False where the form does not allow it."""
-        if ends:
-            return bool(self._matcher.is_accepting())
-        return bool(self._matcher.consume_token(id))
+        """Takes the next token, or one that ends the answer. False where the form does not allow it or took too long."""
+        if self._allowance.spent:
+            return False
+        with self._allowance.charged():
+            return bool(self._matcher.is_accepting() if ends else self._matcher.consume_token(id))
 
 
 class Grammars:
@@ -60,55 +89,42 @@ class Grammars:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.ends = sorted(ends)
-        self._made: dict[tuple[str | None, ...], Any] = {}
+        self._made: dict[tuple[str, str], tuple[Any, Allowance]] = {}
 
     def make(self, params: SamplingParams) -> Grammar | None:
         """The grammar that a request asks for, if any. Raises UserError on one that cannot be followed."""
-        if not params.structured:
+        form = params.form
+        if form is None:
             return None
-        key = (params.json_schema, params.grammar, params.regex)
-        if key not in self._made:
+        if form not in self._made:
             while len(self._made) >= self.KEPT:
                 del self._made[next(iter(self._made))]
-            self._made[key] = self._compile(params)
-        return Grammar(self._made[key].deep_copy(), self.vocabulary)
+            self._made[form] = self._compile(params)
+        matcher, allowance = self._made[form]
+        if allowance.spent:
+            raise UserError("The answer's form takes too long to follow: simplify it.")
+        with allowance.charged():
+            return Grammar(matcher.deep_copy(), self.vocabulary, allowance)
 
-    def _compile(self, params: SamplingParams) -> Any:
-        library, tokenizer = self._library, self._words
-        if params.json_schema is not None:
-            form = library.LLMatcher.grammar_from_json_schema(params.json_schema, overrides=JSON_STYLE)
-        elif params.grammar is not None:
-            form = library.LLMatcher.grammar_from_lark(params.grammar)
-        else:
-            form = library.LLMatcher.grammar_from_regex(params.regex)
-        matcher = library.LLMatcher(tokenizer, form, log_level=0)
-        if matcher.is_error():
-            problem = " ".join(matcher.get_error().split())
-            raise UserError(f"The answer's form cannot be followed: {problem}. Mend or simplify it.")
-        first = Grammar(matcher.deep_copy(), self.vocabulary).allowed()
+    def _compile(self, params: SamplingParams) -> tuple[Any, Allowance]:
+        matcher, allowance = compile_form(params, self._words), Allowance()
+        first = Grammar(matcher.deep_copy(), self.vocabulary, allowance).allowed()
         first[self.ends] = False
         if not first.any() and not matcher.is_accepting():
             raise UserError("The tokenizer lacks the characters that the answer's form needs: use another base.")
-        return matcher
-
-    @cached_property
-    def _library(self) -> Any:
-        try:
-            return importlib.import_module("llguidance")
-        except ImportError as e:
-            raise UserError('Structured answers need llguidance: pip install "nanohydra[serve]".') from e
+        return matcher, allowance
 
     @cached_property
     def _words(self) -> Any:
         """The tokenizer in the library's form."""
         source: Any
         if self.tokenizer.has_fixed_bytes:
-            source = self._library.TokenizerWrapper(_Words(self.tokenizer))
+            source = library().TokenizerWrapper(_Words(self.tokenizer))
         else:
             with tempfile.TemporaryDirectory() as folder:
                 self.tokenizer.save(Path(folder))
                 source = (Path(folder) / "tokenizer.json").read_text(encoding="utf-8")
-        return self._library.LLTokenizer(source, n_vocab=self.tokenizer.vocab_size, eos_token=self.ends)
+        return library().LLTokenizer(source, n_vocab=self.tokenizer.vocab_size, eos_token=self.ends)
 
 
 class _Words:

@@ -13,6 +13,7 @@ from nanohydra.serve.adapters import Shelf
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.errors import ApiError, EngineBroke, TooMany, Unavailable
+from nanohydra.serve.forms import FormChecker
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.protocol import Failed, Finished, GenerateRequest, Token
 from nanohydra.serve.store import Principal, Store
@@ -29,6 +30,7 @@ class Generation:
         self.store = store
         self.adapters = adapters
         self.metrics = metrics
+        self.forms = FormChecker()
         self._paying: set[asyncio.Future[object]] = set()
 
     @property
@@ -54,12 +56,13 @@ class Generation:
         """The events of an answer, Finished the last. Closing the iterator takes the request back.
 
         user: sees the adapter, and their quota pays; what was read and written counts, whether the answer was heard to its
-        end or not. Raises ApiError.
+        end or not. Raises ApiError, or UserError where the answer's form is not taken.
         """
         self.check(prompt)
         if self.engine.open_requests >= self.config.max_waiting:
             raise TooMany("The server is busy: too many requests are waiting.", code="server_busy", retry_after=2)
         await self.afford(user)
+        await self.forms.check(params)
         if adapter is not None:
             await self.adapters.attach(adapter, user)
         request = GenerateRequest(self.engine.new_id(), prompt, params, adapter)
@@ -76,7 +79,9 @@ class Generation:
                     else:
                         finished = event
                         if event.reason == "error":
-                            raise ApiError("No token of the model fits the form that was asked for.")
+                            raise ApiError(
+                                "No token of the model fits the form that was asked for, or it takes too long."
+                            )
                     yield event
         finally:
             told.end(len(prompt), "abort" if finished is None else finished.reason)
