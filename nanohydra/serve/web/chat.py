@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -60,6 +61,7 @@ class ChatPage:
         self._seen = 0
         self._busy = False
         self._checked = time.monotonic()
+        self._turn = asyncio.Lock()
         self._next = 0.0
         self._shown = True
 
@@ -91,7 +93,11 @@ class ChatPage:
         await self.open(None)
 
     async def open(self, conversation_id: int | None, push: bool = True) -> None:
-        """Shows a conversation (None: a new one)."""
+        """Shows a conversation (None: a new one), after what is being sent."""
+        async with self._turn:
+            await self._open(conversation_id, push)
+
+    async def _open(self, conversation_id: int | None, push: bool = True) -> None:
         self._clear()
         if conversation_id is not None:
             try:
@@ -186,7 +192,7 @@ class ChatPage:
         try:
             await self._read(self.conversation.id)
         except NotFound:
-            await self.open(None)
+            await self._open(None)
             return
         self._show()
         await self.header.show()
@@ -297,7 +303,7 @@ class ChatPage:
         if self.conversation is not None:
             await self.stop()
             await run_in_threadpool(self.store.delete, self.conversation.id, self.visitor.user_id)
-            await self.open(None)
+            await self._open(None)
 
     async def set(self, name: str, value: Any) -> None:
         """Changes a setting of the chat: "system", "adapter", "stop" or one of the sampling's."""
@@ -325,6 +331,7 @@ class ChatPage:
     async def _guard(self, work: Any) -> bool:
         """Does what asks the model, unless something stands in the way, which is said. True where it was done."""
         self._busy = True
+        await self._turn.acquire()
         try:
             await self.visitor.check()
             if not self.visitor.may("chat"):
@@ -343,5 +350,6 @@ class ChatPage:
             return False
         finally:
             work.close()
+            self._turn.release()
             self._busy = False
         return True

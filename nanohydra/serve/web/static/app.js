@@ -34,8 +34,9 @@ window.nanohydra = (() => {
 
   // Another conversation is shown: its address goes into the history.
   function opened(address, replace) {
-    if (location.pathname !== address) history[replace ? "replaceState" : "pushState"]({}, "", address);
-    if (replace) return;
+    // A new chat gets its address with its first message, unless the reader has gone elsewhere meanwhile.
+    if (replace) return void (location.pathname === "/" && history.replaceState({}, "", address));
+    if (location.pathname !== address) history.pushState({}, "", address);
     delete root.dataset.sidebar;
     follow = true;
     restoreDraft();
