@@ -108,9 +108,13 @@ class Engine:
 
     # -- one step at a time -------------------------------------------------------------------------------------------
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams, adapter: str | None = None) -> Request:
-        """Queues a prompt (ids), to be answered by the base or by an attached adapter. Raises UserError where the prompt is
-        empty, too long or of another tokenizer, the adapter unknown, or the answer's form impossible."""
+    def submit(
+        self, prompt: Sequence[int], params: SamplingParams, adapter: str | None = None, owner: str | None = None
+    ) -> Request:
+        """Queues a prompt (ids), to be answered by the base or by an attached adapter. `owner`: whose requests alone may share
+        its beginning, lest others learn from `cached_tokens` or the time what was asked (None: all without one). Raises
+        UserError where the prompt is empty, too long or of another tokenizer, the adapter unknown, or the answer's form
+        impossible."""
         self._check(prompt)
         if len(prompt) >= self.max_seq_len:
             raise UserError(
@@ -119,7 +123,7 @@ class Engine:
             )
         limit = min(len(prompt) + params.max_tokens, self.max_seq_len)
         transcript = Transcript(self.tokenizer, params.stop, self.tools)
-        salt = self._adapted.salt(adapter)
+        salt = self._adapted.salt(adapter, owner)
         request = Request(list(prompt), params, limit, transcript, adapter, self._grammars.make(params))
         request.salt = salt
         request.guesses = self.config.speculate

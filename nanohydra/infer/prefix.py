@@ -1,8 +1,9 @@
 """Beginnings that many prompts share are read once: a store of keys and values in blocks of tokens.
 
 A block's name is a hash of its own tokens and of the name of the block before it, so it stands for everything up to its
-end; the first one's name depends on what else decides keys and values, the base and the adapter (the salt). Blocks are
-copied into a request's row of the KV cache and out of it, so no request holds one, and the least recently used go first.
+end; the first one's name depends on what else decides keys and values, the base, the adapter, and whose request it is (the
+salt). Blocks are copied into a request's row of the KV cache and out of it, so no request holds one, and the least recently
+used go first.
 
 Sliding-window layers keep only the end of what they read, so models that have them use no store.
 """

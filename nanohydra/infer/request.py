@@ -40,7 +40,7 @@ class Request:
         self.slot: int | None = None
         """Its row of the cache while it runs."""
         self.salt: bytes | None = None
-        """What its keys and values depend on beside the ids: base and adapter (None: they are not to be shared)."""
+        """What its keys and values depend on beside the ids: base, adapter, owner (None: they are not to be shared)."""
         self.blocks: list[bytes] = []
         """The names of its blocks in the prefix cache, as far as they have been needed."""
         self.cached_tokens = 0

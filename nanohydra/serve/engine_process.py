@@ -91,7 +91,7 @@ class Worker:
 
     def _submit(self, command: protocol.GenerateRequest) -> list[Message]:
         adapter = self._attached(command.adapter)
-        request = self.engine.submit(command.prompt, command.params, adapter)
+        request = self.engine.submit(command.prompt, command.params, adapter, command.owner)
         self.requests[command.id] = request, adapter
         self._ids[request] = command.id
         return []

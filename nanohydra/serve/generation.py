@@ -65,7 +65,7 @@ class Generation:
         await self.forms.check(params)
         if adapter is not None:
             await self.adapters.attach(adapter, user)
-        request = GenerateRequest(self.engine.new_id(), prompt, params, adapter)
+        request = GenerateRequest(self.engine.new_id(), prompt, params, adapter, str(user.user_id))
         told = self.metrics.begin(adapter)
         written, finished = 0, None
         try:

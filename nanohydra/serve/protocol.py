@@ -43,6 +43,8 @@ class GenerateRequest:
     prompt: list[int]
     params: SamplingParams
     adapter: str | None = None
+    owner: str | None = None
+    """Whose requests alone share its beginning in the prefix cache."""
 
 
 @dataclass(frozen=True)
