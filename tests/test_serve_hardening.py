@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from serve_server import Running, served
+import pytest
+from serve_server import Running, fake_base, fake_engine, served
 from serve_tiny import tiny_base
 
 from nanohydra.infer.config import EngineConfig
 from nanohydra.serve.config import ServeConfig
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """As it is by default, with the fake engine."""
+    folder = tmp_path_factory.mktemp("served")
+    base = fake_base(folder / "demo")
+    config = ServeConfig(base=str(base), database=f"sqlite:///{folder / 'test.db'}", web=False)
+    with served(config, fake_engine(base)) as running:
+        yield running
 
 
 def new_user(running: Running, name: str, quota: int | None = None) -> tuple[int, dict[str, str]]:
@@ -36,3 +48,12 @@ def test_users_share_no_beginnings(tmp_path: Path) -> None:
             assert cached(bob) == 0
             assert cached({}) == 0  # the local user
             assert cached({}) == cached(bob) == cached(ann) > 0
+
+
+def test_invented_methods_make_no_series(local: Running) -> None:
+    with local.http() as http:
+        for n in range(3):
+            assert http.request(f"METHOD{n}", "/v1/models").status_code >= 400
+        text = http.get("/metrics").text
+    assert 'method="other"' in text
+    assert "METHOD" not in text

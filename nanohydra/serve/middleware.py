@@ -20,6 +20,7 @@ from nanohydra.serve.logs import described
 from nanohydra.serve.metrics import Metrics
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 log = logging.getLogger("nanohydra.serve.access")
 
 
@@ -56,9 +57,10 @@ class Ledger:
                 await error_response(error)(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.http.labels(scope["method"], route, status or 499).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"  # each label costs memory for good
+            self.metrics.http.labels(method, route, status or 499).inc()
             seconds = round(time.monotonic() - began, 4)
-            about = {"method": scope["method"], "route": route, "status": status or 499, "seconds": seconds}
+            about = {"method": method, "route": route, "status": status or 499, "seconds": seconds}
             log.info("request", extra={"request_id": id, **about, **facts})
 
 
