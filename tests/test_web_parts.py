@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.testclient import TestClient
 from web_server import ToldEngine
 from web_toy import make_run
@@ -28,22 +29,27 @@ from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.infer.streaming import Timing
 from nanohydra.serve.app import create_app
+from nanohydra.serve.auth import Auth
 from nanohydra.serve.chat import ChatDelta, Finish
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.errors import EngineBroke
 from nanohydra.serve.protocol import Usage
+from nanohydra.serve.rates import Rates
 from nanohydra.serve.store import Message, Principal, Store
 
 pytest.importorskip("nicegui", reason="the web app needs nicegui: pip install 'nanohydra[serve]'")
 
-from nanohydra.serve.web import charts, model_files, run_files
-from nanohydra.serve.web.answers import Answer, Answers, messages_for_model
+from nicegui import ui
+
+from nanohydra.serve.web import charts, chat, model_files, run_files, settings
+from nanohydra.serve.web.answers import NO_RIGHT, Answer, Answers, messages_for_model
 from nanohydra.serve.web.chat_settings import checked, params_of
 from nanohydra.serve.web.chat_turn import parts_html
 from nanohydra.serve.web.markdown import to_html
 from nanohydra.serve.web.pulls import Pulls
 from nanohydra.serve.web.theme import STATIC, short_number, size
 from nanohydra.serve.web.tree import newest_leaf, shown_turns
+from nanohydra.serve.web.visitors import COOKIE, Visitor, Web
 
 # -- markdown ---------------------------------------------------------------------------------------------------------
 
@@ -445,6 +451,61 @@ def test_a_conversation_that_is_deleted_in_mid_answer_ends_it(store: Store) -> N
                 await asyncio.sleep(0.01)
 
     asyncio.run(run())
+
+
+# -- rights -----------------------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """What a page asks of the browser, noted in the place of a browser."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.went: list[str] = []
+        self.said: list[str] = []
+        self.scripts: list[str] = []
+        patch.setattr(ui.navigate, "to", self.went.append)
+        patch.setattr(ui, "run_javascript", self.scripts.append)
+        for module in (chat, settings):
+            patch.setattr(module, "toast", self.said.append)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    return Screen(monkeypatch)
+
+
+def visitor_with(store: Store, token: str) -> Visitor:
+    """Someone who opened a page of a server that asks for tokens."""
+    services: Any = SimpleNamespace(
+        store=store,
+        auth=Auth(ServeConfig(base="tiny", host="0.0.0.0"), store),
+        rates=Rates(0),
+        generation=SimpleNamespace(defaults=SamplingParams()),
+        engine=SimpleNamespace(base=SimpleNamespace(name="tiny", base_id="b" * 64)),
+    )
+    web = Web(services, Answers(Told(1), store), Pulls())  # type: ignore[arg-type]
+    request = Request(
+        {"type": "http", "headers": [(b"cookie", f"{COOKIE}={token}".encode())], "client": ("10.0.0.9", 1)}
+    )
+    principal = store.authenticate(token)
+    assert principal is not None
+    return Visitor(web, principal, request)
+
+
+def test_a_token_without_the_right_to_chat_asks_nothing(store: Store, screen: Screen) -> None:
+    user = store.create_user("ada", ["chat", "teach"])
+    visitor = visitor_with(store, store.create_token(user.id, "loads adapters", ["teach"]))
+    asyncio.run(chat.ChatPage(visitor).send("hi"))
+    assert screen.said == [NO_RIGHT]
+    assert any("giveBack" in script for script in screen.scripts)
+    assert store.conversations(user.id) == []
+    conversation = store.create_conversation(user.id, "t")
+    with pytest.raises(UserError, match="no right to chat"):
+        asyncio.run(visitor.web.answers.start(visitor.principal, conversation.id, [], None, SamplingParams(), {}))
+    assert store.messages(conversation.id, user.id) == []
+
+
+# -- what the model reads ---------------------------------------------------------------------------------------------
 
 
 def test_the_model_reads_calls_as_calls_and_no_empty_answers() -> None:

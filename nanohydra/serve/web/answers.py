@@ -68,6 +68,9 @@ class Answer:
         self.version += 1
 
 
+NO_RIGHT = "Your token has no right to chat. Sign in with one that has."
+
+
 class Answers:
     """All answers under way, at most one in a conversation. Belongs to one event loop."""
 
@@ -99,7 +102,10 @@ class Answers:
         params: SamplingParams,
         provenance: Mapping[str, Any],
     ) -> Answer:
-        """Begins to answer `messages`; the answer is stored under `parent_id`. UserError where one is under way."""
+        """Begins to answer `messages`; the answer is stored under `parent_id`. UserError where one is under way, or the
+        user has no right to chat."""
+        if "chat" not in user.scopes:
+            raise UserError(NO_RIGHT)
         if conversation_id in self._live:
             raise UserError("An answer is being written in this conversation. Stop it first, or wait.")
         answer = self._live[conversation_id] = Answer(conversation_id, 0, user, {**provenance, "state": "writing"})

@@ -16,7 +16,7 @@ from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.serve.errors import ApiError
 from nanohydra.serve.store import Conversation, Message, NotFound
-from nanohydra.serve.web.answers import Answer, messages_for_model
+from nanohydra.serve.web.answers import NO_RIGHT, Answer, messages_for_model
 from nanohydra.serve.web.chat_list import ConversationList
 from nanohydra.serve.web.chat_parts import Composer, Header, Status, greeting
 from nanohydra.serve.web.chat_settings import SettingsPanel, checked, params_of
@@ -335,7 +335,7 @@ class ChatPage:
         try:
             await self.visitor.check()
             if not self.visitor.may("chat"):
-                raise UserError("Your token has no right to chat.")
+                raise UserError(NO_RIGHT)
             if self.web.services.engine.base is None:
                 raise UserError("The model is not loaded yet. Wait a moment.")
             if self.live is not None:

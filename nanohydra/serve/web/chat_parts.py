@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
+from nanohydra.serve.web.answers import NO_RIGHT
 from nanohydra.serve.web.icons import icon
 from nanohydra.serve.web.theme import Dialog, button, choice, el, labelled, mark, menu, pace, raw
 
@@ -153,9 +154,11 @@ class Status:
             "restarting": "The engine is starting again; your message will wait for it.",
             "failed": f"The engine is down: {self.page.web.services.engine.error}",
         }[state]
+        may = self.page.visitor.may("chat")
+        words = words if may else NO_RIGHT
         if self.left.text != words:
             self.left.set_text(words)
-            self.left.classes(replace="keys" if state == "ready" else "keys loud")
+            self.left.classes(replace="keys" if may and state == "ready" else "keys loud")
         used, speed = self._figures()
         base = self.page.web.services.engine.base
         room = base.max_seq_len if base else 0
