@@ -9,7 +9,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -503,6 +503,51 @@ def test_a_token_without_the_right_to_chat_asks_nothing(store: Store, screen: Sc
     with pytest.raises(UserError, match="no right to chat"):
         asyncio.run(visitor.web.answers.start(visitor.principal, conversation.id, [], None, SamplingParams(), {}))
     assert store.messages(conversation.id, user.id) == []
+
+
+DEEDS: dict[str, Callable[[chat.ChatPage, int], Awaitable[Any]]] = {
+    "open": lambda page, _: page.open(None),
+    "send": lambda page, _: page.send("more"),
+    "stop": lambda page, _: page.stop(),
+    "switch": lambda page, message: page.switch(message),
+    "rename": lambda page, _: page.rename("other"),
+    "delete": lambda page, _: page.delete(),
+    "set": lambda page, _: page.set("temperature", 0.1),
+    "system": lambda page, _: page.set("system", "Be rude."),
+    "look": lambda page, _: page._look(),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_revoked_token_ends_an_open_page(store: Store, screen: Screen, deed: str) -> None:
+    async def run() -> None:
+        user = store.create_user("ada", ["chat"])
+        visitor = visitor_with(store, store.create_token(user.id, "phone", ["chat"]))
+        conversation = store.create_conversation(user.id, "t")
+        asked = store.add_message(conversation.id, user.id, None, "user", "hi")
+        answers = visitor.web.answers = Answers(Told(10_000, pause=0.01), store)  # type: ignore[arg-type]
+        page = chat.ChatPage(visitor)
+        await page._read(conversation.id)
+
+        def kept() -> dict[str, Any]:
+            return {**store.export(conversation.id, user.id), "exported": None}
+
+        if deed == "stop":
+            await answers.start(visitor.principal, conversation.id, [], asked.id, SamplingParams(), {})
+        else:
+            store.add_message(conversation.id, user.id, asked.id, "assistant", "said elsewhere")
+            answers.changed(conversation.id)
+        before, page._checked = kept(), float("-inf")
+        store.revoke_token(store.tokens(user.id)[0].id)
+        await DEEDS[deed](page, asked.id)
+        await page._look()
+        assert screen.went == ["/login"]
+        assert kept() == before
+        assert [message.id for message in page.messages] == [asked.id], "nothing new is shown"
+        assert (answers.live(conversation.id) is not None) == (deed == "stop")
+        await answers.close()
+
+    asyncio.run(run())
 
 
 # -- what the model reads ---------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class ChatPage:
         self._views: list[TurnView] = []
         self._seen = 0
         self._busy = False
+        self._out = False
         self._checked = time.monotonic()
         self._turn = asyncio.Lock()
         self._next = 0.0
@@ -95,7 +96,8 @@ class ChatPage:
     async def open(self, conversation_id: int | None, push: bool = True) -> None:
         """Shows a conversation (None: a new one), after what is being sent."""
         async with self._turn:
-            await self._open(conversation_id, push)
+            if await self.known():
+                await self._open(conversation_id, push)
 
     async def _open(self, conversation_id: int | None, push: bool = True) -> None:
         self._clear()
@@ -154,14 +156,12 @@ class ChatPage:
 
     async def _look(self) -> None:
         """Shows what has changed since the last look."""
-        if self._busy:
+        if self._busy or self._out:
             return
         if time.monotonic() - self._checked > CHECK_SECONDS:
             self._checked = time.monotonic()
-            try:
-                await self.visitor.check()
-            except SignIn:
-                ui.navigate.to("/login")
+            if not await self.known():
+                return
         if self.live is None:
             self.status.show()
         if self.conversation is None:
@@ -222,6 +222,15 @@ class ChatPage:
         name = base.name if base else self.web.services.config.base
         return f"{name} + {adapter}" if adapter else name
 
+    async def known(self) -> bool:
+        """Whether the visitor may still look and change; who may not any more is led to the sign-in."""
+        try:
+            await self.visitor.check()
+        except SignIn:
+            self._out = True
+            ui.navigate.to("/login")
+        return not self._out
+
     # -- what can be done ---------------------------------------------------------------------------------------------
 
     async def send(self, text: str) -> None:
@@ -280,29 +289,35 @@ class ChatPage:
 
     async def stop(self) -> None:
         """Ends the answer."""
-        if self.conversation is not None:
-            await self.web.answers.stop(self.conversation.id)
+        conversation = self.conversation
+        if conversation is not None and await self.known():
+            await self.web.answers.stop(conversation.id)
 
     async def switch(self, message_id: int) -> None:
         """Shows another branch."""
-        if self.conversation is not None and self.live is None:
+        conversation = self.conversation
+        if conversation is not None and self.live is None:
             leaf = newest_leaf(self.messages, message_id)
-            await run_in_threadpool(self.store.set_head, self.conversation.id, self.visitor.user_id, leaf)
-            self.web.answers.changed(self.conversation.id)
+            if not await self.known():
+                return
+            await run_in_threadpool(self.store.set_head, conversation.id, self.visitor.user_id, leaf)
+            self.web.answers.changed(conversation.id)
             await self.refresh()
 
     async def rename(self, title: str) -> None:
         """Gives the chat another title."""
-        if self.conversation is not None and title.strip():
-            await run_in_threadpool(self.store.rename, self.conversation.id, self.visitor.user_id, title.strip())
+        conversation = self.conversation
+        if conversation is not None and title.strip() and await self.known():
+            await run_in_threadpool(self.store.rename, conversation.id, self.visitor.user_id, title.strip())
             await self.refresh()
             await self.list.refresh()
 
     async def delete(self) -> None:
         """Deletes the chat."""
-        if self.conversation is not None:
-            await self.stop()
-            await run_in_threadpool(self.store.delete, self.conversation.id, self.visitor.user_id)
+        conversation = self.conversation
+        if conversation is not None and await self.known():
+            await self.web.answers.stop(conversation.id)
+            await run_in_threadpool(self.store.delete, conversation.id, self.visitor.user_id)
             await self._open(None)
 
     async def set(self, name: str, value: Any) -> None:
@@ -324,16 +339,17 @@ class ChatPage:
         await self._keep()
 
     async def _keep(self) -> None:
-        if self.conversation is not None:
-            keep = self.store.configure
-            await run_in_threadpool(keep, self.conversation.id, self.visitor.user_id, self.system, self.settings)
+        conversation, system, settings = self.conversation, self.system, self.settings
+        if conversation is not None and await self.known():
+            await run_in_threadpool(self.store.configure, conversation.id, self.visitor.user_id, system, settings)
 
     async def _guard(self, work: Any) -> bool:
         """Does what asks the model, unless something stands in the way, which is said. True where it was done."""
         self._busy = True
         await self._turn.acquire()
         try:
-            await self.visitor.check()
+            if not await self.known():
+                return False
             if not self.visitor.may("chat"):
                 raise UserError(NO_RIGHT)
             if self.web.services.engine.base is None:
@@ -342,9 +358,6 @@ class ChatPage:
                 raise UserError("An answer is being written. Stop it first, or wait.")
             self.web.services.rates.take(self.visitor.user_id)
             await work
-        except SignIn:
-            ui.navigate.to("/login")
-            return False
         except (UserError, ApiError) as e:
             toast(str(e))
             return False

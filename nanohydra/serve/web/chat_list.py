@@ -61,7 +61,8 @@ class ConversationList:
 
     async def _search(self, event: Any) -> None:
         self.search = str(event.args).strip()
-        await self.refresh()
+        if await self.page.known():
+            await self.refresh()
 
 
 def _age(days: int) -> str:
