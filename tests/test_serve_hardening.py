@@ -10,13 +10,14 @@ import httpx
 import pytest
 from serve_server import Running, fake_base, fake_engine, served
 from serve_tiny import tiny_base
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from nanohydra.infer.config import EngineConfig
 from nanohydra.serve.api.answers import Json
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.metrics import Metrics
-from nanohydra.serve.middleware import Ledger
+from nanohydra.serve.middleware import Guard, Ledger
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,13 @@ def test_invented_methods_make_no_series() -> None:
     assert 'nanohydra_http_requests_total{method="GET",route="other",status="405"} 1.0' in text
     assert 'nanohydra_http_requests_total{method="other",route="other",status="405"} 2.0' in text
     assert "INVENTED" not in text
+
+
+def test_loopback_names_are_let_in_beside_allowed_hosts() -> None:
+    config = ServeConfig(host="0.0.0.0", allowed_hosts=("chat.example.org",))
+    guard = Guard(Json({}), config)
+    assert not config.open
+    for host in ("chat.example.org", "127.0.0.1:8000", "localhost:8000", "[::1]:8000"):
+        assert guard.refusal(Headers({"host": host})) is None
+    for host in ("evil.example", "127.0.0.1.evil.example"):
+        assert guard.refusal(Headers({"host": host})) is not None

@@ -71,9 +71,9 @@ class Guard:
         self.app = app
         self.origins = frozenset(config.cors_origins)
         self.hosts: frozenset[str] | None = frozenset(host.lower() for host in config.allowed_hosts)
-        if config.loopback:
+        if config.loopback or self.hosts:  # health checks and Prometheus on this machine ask by the loopback names
             self.hosts |= {*LOOPBACK_NAMES, config.host, f"[{config.host}]"}
-        elif not self.hosts:
+        else:
             self.hosts = None  # any: everybody needs a token there
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
