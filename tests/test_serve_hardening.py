@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from nanohydra.infer.config import EngineConfig
 from nanohydra.serve.api.answers import Json
+from nanohydra.serve.auth import PROXY_HEADERS
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.middleware import Guard, Ledger
@@ -84,3 +85,10 @@ def test_loopback_names_are_let_in_beside_allowed_hosts() -> None:
         assert guard.refusal(Headers({"host": host})) is None
     for host in ("evil.example", "127.0.0.1.evil.example"):
         assert guard.refusal(Headers({"host": host})) is not None
+
+
+@pytest.mark.parametrize("name", sorted(PROXY_HEADERS))
+def test_what_came_through_a_proxy_is_not_the_local_users(local: Running, name: str) -> None:
+    with local.http() as http:
+        assert http.get("/v1/models").status_code == 200
+        assert http.get("/v1/models", headers={name.title(): "1.1 somewhere"}).status_code == 401

@@ -10,7 +10,10 @@ from hashlib import sha256
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.store import Principal, Store
 
-PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+PROXY_HEADERS = frozenset(
+    ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")
+)
+"""Any of these says that somebody else asks, through a proxy on this machine."""
 
 
 class Auth:
