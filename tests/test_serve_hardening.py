@@ -13,6 +13,8 @@ from serve_tiny import tiny_base
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
+from nanohydra.cli import serve
+from nanohydra.errors import UserError
 from nanohydra.infer.config import EngineConfig
 from nanohydra.serve.api.answers import Json
 from nanohydra.serve.auth import PROXY_HEADERS
@@ -92,3 +94,23 @@ def test_what_came_through_a_proxy_is_not_the_local_users(local: Running, name: 
     with local.http() as http:
         assert http.get("/v1/models").status_code == 200
         assert http.get("/v1/models", headers={name.title(): "1.1 somewhere"}).status_code == 401
+
+
+def test_the_token_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[ServeConfig] = []
+    monkeypatch.setattr("nanohydra.serve.run.serve", lambda config, say: started.append(config))
+    monkeypatch.setenv("NANOHYDRA_TOKEN", "from-the-environment")
+    serve.main([])
+    serve.main(["--token", "from-the-command-line"])
+    monkeypatch.setenv("NANOHYDRA_TOKEN", "")
+    serve.main([])
+    assert [config.token for config in started] == ["from-the-environment", "from-the-command-line", None]
+    assert [config.open for config in started] == [False, False, True]
+    monkeypatch.setenv("NANOHYDRA_TOKEN", "short")
+    with pytest.raises(UserError, match="16 characters"):
+        serve.main([])
+    with pytest.raises(SystemExit):
+        serve.main(["--help"])
+    assert "NANOHYDRA_TOKEN" in capsys.readouterr().out

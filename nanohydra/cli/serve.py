@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 from nanohydra.cli.parsing import parse, parser
@@ -13,7 +14,10 @@ def main(argv: list[str]) -> None:
     """Serves a base until Ctrl-C."""
     p = parser("serve", "A private chat server: web app, OpenAI-compatible API, adapters. Stop it with Ctrl-C.")
     p.add_class_arguments(ServeConfig, as_group=False)
-    config = ServeConfig(**vars(parse(p, argv)))
+    values = vars(parse(p, argv))
+    if values["token"] is None:
+        values["token"] = os.environ.get("NANOHYDRA_TOKEN") or None
+    config = ServeConfig(**values)
     try:
         from nanohydra.serve.run import serve
     except ModuleNotFoundError as e:

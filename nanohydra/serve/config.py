@@ -20,7 +20,8 @@ class ServeConfig:
     port: int = 8000
     """The port to listen on (0: a free one)."""
     token: str | None = None
-    """A token with all rights, asked for on loopback too (none: only the database's tokens count)."""
+    """A token with all rights, asked for on loopback too (none: only the database's tokens count). Better given as
+    NANOHYDRA_TOKEN in the environment: everybody on the machine can read a command line."""
     database: str | None = None
     """The database's URL (none: SQLite in the home folder)."""
     int8: bool = False
