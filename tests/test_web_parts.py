@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 import re
 import struct
 import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -36,12 +38,13 @@ from nanohydra.serve.errors import EngineBroke
 from nanohydra.serve.protocol import Usage
 from nanohydra.serve.rates import Rates
 from nanohydra.serve.store import Message, Principal, Store
+from nanohydra.serve.store.models import now
 
 pytest.importorskip("nicegui", reason="the web app needs nicegui: pip install 'nanohydra[serve]'")
 
 from nicegui import ui
 
-from nanohydra.serve.web import charts, chat, model_files, run_files, settings
+from nanohydra.serve.web import charts, chat, model_files, run_files, settings, tokens
 from nanohydra.serve.web.answers import NO_RIGHT, Answer, Answers, messages_for_model
 from nanohydra.serve.web.chat_settings import checked, params_of
 from nanohydra.serve.web.chat_turn import parts_html
@@ -548,6 +551,54 @@ def test_a_revoked_token_ends_an_open_page(store: Store, screen: Screen, deed: s
         await answers.close()
 
     asyncio.run(run())
+
+
+def test_a_token_gives_no_more_than_it_has(store: Store) -> None:
+    user = store.create_user("ada", ["chat", "teach"])
+    whole = store.create_token(user.id, "whole", ["chat", "teach"])
+    end = now() + timedelta(days=7)
+    small = store.authenticate(store.create_token(user.id, "small", ["chat"], end))
+    assert small is not None
+    for scopes, expires, kept in (
+        (["chat"], None, end),
+        (["chat"], now() + timedelta(days=30), end),
+        (["chat"], (soon := now() + timedelta(days=1)), soon),
+    ):
+        tokens.make_token(store, small, user.id, "made", scopes, expires)
+        assert store.tokens(user.id)[-1].expires == kept
+    for scopes in (["chat", "teach"], []):
+        with pytest.raises(UserError, match=r"more rights|at least one"):
+            tokens.make_token(store, small, user.id, "more", scopes, None)
+    first, *_, last = store.tokens(user.id)
+    assert (first.name, last.name) == ("whole", "made")
+    with pytest.raises(UserError, match="more rights"):
+        tokens.revoke_token(store, small, user.id, first.id)
+    tokens.revoke_token(store, small, user.id, last.id)
+    maker = store.authenticate(whole)
+    assert maker is not None
+    tokens.make_token(store, maker, user.id, "for ever", ["teach"], None)
+    assert [(t.name, t.expires) for t in store.tokens(user.id)][-1] == ("for ever", None)
+    gone = dataclasses.replace(small, token_id=last.id)
+    with pytest.raises(UserError, match="Sign in again"):
+        tokens.make_token(store, gone, user.id, "too late", ["chat"], None)
+    admin = store.local_user()
+    tokens.make_token(store, admin, user.id, "from the admin", ["chat"], None)
+    tokens.revoke_token(store, admin, user.id, first.id)
+    assert store.authenticate(whole) is None
+
+
+def test_the_settings_page_keeps_to_the_limits_of_its_token(store: Store, screen: Screen) -> None:
+    user = store.create_user("ada", ["chat", "teach"])
+    whole = store.create_token(user.id, "whole", ["chat", "teach"])
+    visitor = visitor_with(store, store.create_token(user.id, "small", ["chat"], now() + timedelta(days=7)))
+    page = settings.SettingsPage(visitor)
+    page._expires = ""
+    event = SimpleNamespace(args={"name": "more", "number": "", "scopes": ["chat", "teach"]})
+    asyncio.run(page._create_token(event))
+    asyncio.run(page._revoke(store.tokens(user.id)[0].id))
+    assert len(screen.said) == 2
+    assert [token.name for token in store.tokens(user.id)] == ["whole", "small"]
+    assert store.authenticate(whole) is not None
 
 
 # -- what the model reads ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from nanohydra.errors import UserError
 from nanohydra.serve.store import ADMIN, SCOPES, Token, User
 from nanohydra.serve.store.models import now
 from nanohydra.serve.web.theme import BUILD_SECONDS, Dialog, button, choice, el, labelled, page, sheet, toast
+from nanohydra.serve.web.tokens import last_day, make_token, revoke_token
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
 
 _EXPIRES = {"": "never", "30": "in 30 days", "90": "in 90 days", "365": "in a year"}
@@ -47,7 +48,7 @@ class SettingsPage:
         with el("section", "card", aria_label="Tokens"):
             with el("div", "row"):
                 self.title = el("h3", text="Your tokens")
-                button("New token", "plus", self._ask_token, classes="primary")
+                button("New token", "plus", lambda: self._guard(self._ask_token), classes="primary")
             el(
                 "p",
                 "soft",
@@ -85,15 +86,17 @@ class SettingsPage:
                 button("Create", classes="primary").on("click", self._create_user, js_handler=_form(self.new_user))
         self._user_fields = (self.user_name, user_scopes, quota)
 
-    def _ask_token(self) -> None:
+    async def _ask_token(self) -> None:
         """Fills the dialog anew: what may be chosen is what its owner may."""
+        latest = await run_in_threadpool(last_day, self.store, self.visitor.principal, self.owner)
+        hint = "" if latest is None else f"No later than your own, on {latest:%Y-%m-%d}."
         self.new_token.body.clear()
         self._expires = ""
         with self.new_token:
             with labelled("What for", "Such as “laptop” or “phone”."):
                 _field("text", maxlength=64)
             _scopes(tuple(s for s in self._owner_scopes() if s != "admin"), self._owner_scopes())
-            with labelled("Ends"):
+            with labelled("Ends", hint):
                 choice(_EXPIRES, "", self._set_expiry)
             with el("div", "row end"):
                 button("Create", classes="primary").on("click", self._create_token, js_handler=_form(self.new_token))
@@ -112,11 +115,8 @@ class SettingsPage:
         expires = now() + timedelta(days=int(self._expires)) if self._expires else None
 
         async def create() -> None:
-            if not scopes:
-                raise UserError("Give the token at least one right.")
-            if not set(scopes) <= set(self._owner_scopes()):
-                raise UserError("A token cannot have more rights than you.")
-            plain = await run_in_threadpool(self.store.create_token, self.owner, name, scopes, expires)
+            maker = self.visitor.principal
+            plain = await run_in_threadpool(make_token, self.store, maker, self.owner, name, scopes, expires)
             self.new_token.close()
             self._show_plain(plain)
             await self._show_tokens()
@@ -163,7 +163,7 @@ class SettingsPage:
 
     async def _revoke(self, token_id: int) -> None:
         async def revoke() -> None:
-            await run_in_threadpool(self.store.revoke_token, token_id, self.owner)
+            await run_in_threadpool(revoke_token, self.store, self.visitor.principal, self.owner, token_id)
             toast("Revoked. Who used it is out at once.")
             await self._show_tokens()
 
