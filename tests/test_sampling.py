@@ -133,9 +133,15 @@ def test_uniform_looks_uniform_along_both_axes():
         {"min_p": 2},
         {"top_k": -1},
         {"repetition_penalty": 0},
+        {"repetition_penalty": 5e-324},
         {"stop": ("",)},
     ],
 )
 def test_bad_settings_get_one_line(bad):
     with pytest.raises(UserError, match=r"it must be|leave it out"):
         SamplingParams(**bad)
+
+
+def test_a_temperature_too_small_for_float32_is_greedy():
+    assert SamplingParams(temperature=5e-324).greedy
+    assert not SamplingParams(temperature=0.01).greedy

@@ -114,6 +114,8 @@ def test_scopes(guarded: Running) -> None:
         outside = http.post("/v1/load_lora_adapter", headers=teach, json={**TEACHER_LOADS, "lora_path": "/etc"})
         assert outside.status_code == 403
         assert http.post("/v1/load_lora_adapter", headers=teach, json=TEACHER_LOADS).status_code == 400
+        nowhere = http.post("/v1/load_lora_adapter", headers=teach, json={**TEACHER_LOADS, "lora_path": "~nobody-here/x"})
+        assert nowhere.status_code == 400
 
 
 def test_adapters_are_their_owners(guarded: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,12 +259,12 @@ def test_rates_and_quotas(start: Callable[..., Any]) -> None:
         assert [a.status_code for a in answers] == [200] * 3 + [429] * 2
         assert answers[3].json()["error"]["code"] == "rate_limit_exceeded"
         assert 1 <= int(answers[3].headers["retry-after"]) <= 20
-        bob_id, bob = token_of(running, "bob", "chat", quota=30)
+        bob_id, bob = token_of(running, "bob", "chat", quota=200)
         first = http.post(CHAT, json=says("hi"), headers=bob)
         assert first.status_code == 200
         spent = first.json()["usage"]["total_tokens"]
-        wait_for(lambda: running.services.store.quota_left(bob_id) == max(0, 30 - spent))
-        running.services.store.use_quota(bob_id, 30)
+        wait_for(lambda: running.services.store.quota_left(bob_id) == 200 - spent)
+        running.services.store.use_quota(bob_id, 200)
         over = http.post(CHAT, json=says("hi", stream=True), headers=bob)
         assert over.status_code == 429
         assert over.json()["error"]["code"] == "insufficient_quota"

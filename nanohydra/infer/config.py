@@ -49,7 +49,7 @@ class SamplingParams:
             "top_k": (self.top_k >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0"),
+            "repetition_penalty": (0.01 <= self.repetition_penalty <= 100, "between 0.01 and 100"),
             "logprobs": (self.logprobs is None or 0 <= self.logprobs <= 20, "between 0 and 20"),
         }
         for name, (good, rule) in bounds.items():
@@ -64,8 +64,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """True where no chance is involved."""
-        return self.temperature == 0
+        """True where no chance is involved: below this, float32 would turn the logits to infinities."""
+        return self.temperature < 1e-4
 
     @property
     def form(self) -> tuple[str, str] | None:

@@ -102,7 +102,10 @@ def _folder(folder: str, user: Principal) -> Path:
     """The folder that a request names; only an admin may have the server read anywhere on its disk."""
     if "\0" in folder:
         raise ApiError("A folder's name holds no NUL.", param="lora_path")
-    path = Path(folder).expanduser()
+    try:
+        path = Path(folder).expanduser()
+    except RuntimeError as e:  # ~somebody, who has no home here
+        raise ApiError(f'"{folder}" names a home that does not exist: give the whole path.', param="lora_path") from e
     path = (path if path.is_absolute() else adapters_dir() / path).resolve()
     if "admin" not in user.scopes and not path.is_relative_to(adapters_dir().resolve()):
         raise Forbidden(f"Only an admin can load an adapter from outside {adapters_dir()}.", param="lora_path")
