@@ -1,6 +1,5 @@
-"""What a token may do to the tokens of its user: make such as can do no more and last no longer, end such as can do no more.
-A token that was lent or lost gives nobody more than it holds. An admin's
-token makes other users' tokens without these limits, and ends any."""
+"""What a token may do to its user's tokens: make such as can do no more and last no longer, end such as can do no more. One
+that was lent or lost gives nobody more than it holds. An admin's makes other users' tokens without limits, and ends any."""
 
 from __future__ import annotations
 
