@@ -26,15 +26,14 @@ from nanohydra.model.attention import Attention
 from nanohydra.model.config import ModelConfig
 from nanohydra.model.transformer import Transformer
 from nanohydra.train.config import TrainConfig
-from nanohydra.train.diagnostics import FILE, Diagnostics, read_diagnostics
+from nanohydra.train.diagnostics import Diagnostics
+from nanohydra.train.diagnostics_log import BINS, FILE, histogram_edges, read_diagnostics
 from nanohydra.train.diagnostics_plots import plot_diagnostics
 from nanohydra.train.diagnostics_rules import LossWatch, layer_name
 from nanohydra.train.diagnostics_stats import (
-    BINS,
     ROWS,
     ActivationMeter,
     histogram,
-    histogram_edges,
     logit_scale,
     thin,
     thin_rows,

@@ -205,12 +205,6 @@ def test_thinning_keeps_the_ends(points: list[tuple[float, float]], limit: int) 
     assert thin[-1:] == points[-1:]
 
 
-def test_histograms_are_binned_as_training_bins_them() -> None:
-    from nanohydra.train.diagnostics_stats import histogram_edges
-
-    assert run_files.histogram_edges() == histogram_edges()
-
-
 # -- charts -----------------------------------------------------------------------------------------------------------
 
 

@@ -21,15 +21,14 @@ is measured by bench/diagnostics.py.
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanohydra.errors import UserError
 from nanohydra.files import disk_errors, write_text
+from nanohydra.train.diagnostics_log import FILE, read_diagnostics
 from nanohydra.train.diagnostics_rules import Finding, LossWatch, examine
 from nanohydra.train.diagnostics_sample import Sample
 from nanohydra.train.hooks import Hook
@@ -37,8 +36,6 @@ from nanohydra.train.parallel import rank
 
 if TYPE_CHECKING:
     from nanohydra.train.trainer import Trainer
-
-FILE = "diagnostics.jsonl"
 
 
 class Diagnostics(Hook):
@@ -111,48 +108,6 @@ class Diagnostics(Hook):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with (self.folder / FILE).open("a", encoding="utf-8") as file:
                     file.write(_line(value))
-
-
-@dataclass
-class DiagnosticsLog:
-    """What a run's diagnostics.jsonl holds, in the order of the steps."""
-
-    records: list[dict[str, Any]]
-    findings: list[Finding]
-
-    def series(self, group: str, field: str) -> dict[str, list[tuple[int, float]]]:
-        """For each layer or parameter of a record's `group`, the (step, value) pairs of `field` where it was
-        measured."""
-        found: dict[str, list[tuple[int, float]]] = {}
-        for record in self.records:
-            for name, values in record[group].items():
-                if values.get(field) is not None:
-                    found.setdefault(name, []).append((record["step"], values[field]))
-        return found
-
-
-def read_diagnostics(folder: Path, until: float = math.inf) -> DiagnosticsLog:
-    """Reads the diagnostics of a run folder up to step `until`; empty where there are none. A torn last line is left
-    out."""
-    log = DiagnosticsLog([], [])
-    path = Path(folder) / FILE
-    for line in _json_lines(path) if path.exists() else ():
-        if line["step"] > until:
-            continue
-        if "kind" in line:
-            log.findings.append(Finding(**line))
-        else:
-            log.records.append(line)
-    return log
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
 
 
 def _line(value: Mapping[str, Any]) -> str:

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from nanohydra.errors import UserError
 from nanohydra.files import atomic_path
-from nanohydra.train.diagnostics import DiagnosticsLog, read_diagnostics
+from nanohydra.train.diagnostics_log import DiagnosticsLog, histogram_edges, read_diagnostics
 from nanohydra.train.diagnostics_rules import layer_name
-from nanohydra.train.diagnostics_stats import histogram_edges
 
 CURVES = {  # (group, field): title
     ("layers", "std"): "activation standard deviation",

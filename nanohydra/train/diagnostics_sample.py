@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from nanohydra.model.attention import Attention, Visible
 from nanohydra.model.mlp import MLPS, ReLU2
 from nanohydra.model.transformer import Block
-from nanohydra.train.diagnostics_stats import BINS, ActivationMeter, Kind, attention_entropy, logit_scale, thin
+from nanohydra.train.diagnostics_log import BINS
+from nanohydra.train.diagnostics_stats import ActivationMeter, Kind, attention_entropy, logit_scale, thin
 
 _KINDS: dict[type[nn.Module], Kind] = {
     nn.Tanh: "tanh",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nanohydra.model.attention import Visible
+from nanohydra.train.diagnostics_log import BINS, REACH, SCALE
 
 Kind = Literal["tanh", "sigmoid", "relu", "plain"]
 
@@ -22,24 +23,15 @@ WEIGHTS = 1 << 16
 """Weights of a parameter that are compared before and after a step at most."""
 QUERIES = 64
 """Query positions whose attention is looked at, in the first row of the batch."""
-BINS = 40
-"""Bins of an activation histogram."""
 TANH_SATURATED = 0.97
 """Beyond this, tanh passes less than 6% of the gradient (1 - 0.97^2)."""
 SIGMOID_SATURATED = 0.03
 """Within this of 0 or 1, a sigmoid passes less than 12% of its largest gradient (0.03 x 0.97 of 0.25)."""
 
-_SCALE, _REACH = 0.1, math.asinh(100.0 / 0.1)  # bins are even in asinh(x / 0.1), out to |x| = 100
-
-
-def histogram_edges() -> list[float]:
-    """The BINS + 1 edges of every histogram: fine near zero, coarse far out, the last bins open-ended at |x| = 100."""
-    return [_SCALE * math.sinh(-_REACH + 2 * _REACH * i / BINS) for i in range(BINS + 1)]
-
 
 def histogram(x: Tensor) -> Tensor:
     """How many elements of `x` (any shape) fall in each bin: (BINS,) float32. Infinities count in the outer bins."""
-    return torch.histc(torch.asinh(x.float() / _SCALE).clamp(-_REACH, _REACH), BINS, -_REACH, _REACH)
+    return torch.histc(torch.asinh(x.float() / SCALE).clamp(-REACH, REACH), BINS, -REACH, REACH)
 
 
 def thin_rows(x: Tensor, rows: int = ROWS) -> Tensor:

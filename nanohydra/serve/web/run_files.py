@@ -13,13 +13,10 @@ from typing import Any
 
 import yaml
 
-from nanohydra.train.diagnostics_rules import Finding
-
 LIVE_SECONDS = 120.0
 """A run that wrote a line within this time, and no result, is taken to be training."""
 _DEPTH = 6
 _SKIP = {"checkpoints", "base", "bases"}
-BINS, _SCALE, _REACH = 40, 0.1, math.asinh(100.0 / 0.1)  # as train/diagnostics_stats.py bins activations
 
 
 @dataclass(frozen=True)
@@ -164,16 +161,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return out
-
-
-def read_log(folder: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """A run's diagnostics: the records, and what was found wrong."""
-    tail = Tail(folder / "diagnostics.jsonl")
-    tail.read()
-    found = [Finding(r["step"], r["kind"], r["where"], r["text"]) for r in tail.rows if "kind" in r]
-    return [r for r in tail.rows if "layers" in r], found
-
-
-def histogram_edges() -> list[float]:
-    """The edges of the activation histograms: fine near zero, coarse far out."""
-    return [_SCALE * math.sinh(-_REACH + 2 * _REACH * i / BINS) for i in range(BINS + 1)]

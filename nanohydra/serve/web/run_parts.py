@@ -10,8 +10,9 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from nanohydra.serve.web.charts import Series, heat_map, interval_bar, line_chart
-from nanohydra.serve.web.run_files import histogram_edges, read_json, read_log, thinned
+from nanohydra.serve.web.run_files import read_json, thinned
 from nanohydra.serve.web.theme import el, raw
+from nanohydra.train.diagnostics_log import DiagnosticsLog, histogram_edges, read_diagnostics
 from nanohydra.train.diagnostics_rules import layer_name
 
 _MEASURES = (
@@ -86,29 +87,25 @@ async def samples(folder: Path) -> None:
 
 async def diagnostics(folder: Path) -> None:
     """Warnings, curves of the layers, and activation histograms over the steps."""
-    records, findings = await run_in_threadpool(read_log, folder)
-    if not records and not findings:
+    log = await run_in_threadpool(read_diagnostics, folder)
+    if not log.records and not log.findings:
         return
     el("h2", text="Diagnostics")
-    for finding in findings[:10]:
+    for finding in log.findings[:10]:
         el("p", "finding", f"Step {finding.step:,}: {finding.text}")
     with el("div", "cards broad"):
-        for group, field, title, log in _MEASURES:
-            series = _layer_series(records, group, field)
+        for group, field, title, log_y in _MEASURES:
+            series = _layer_series(log, group, field)
             if series:
                 with el("div", "card"):
                     el("h3", text=title)
-                    raw(line_chart(series, "step", "", log_y=log, small=True))
-    if any(record["layers"] for record in records):
-        _histograms(records)
+                    raw(line_chart(series, "step", "", log_y=log_y, small=True))
+    if any(record["layers"] for record in log.records):
+        _histograms(log.records)
 
 
-def _layer_series(records: Sequence[dict[str, Any]], group: str, field: str) -> list[Series]:
-    found: dict[str, list[tuple[float, float]]] = {}
-    for record in records:
-        for name, values in record.get(group, {}).items():
-            if values.get(field) is not None:
-                found.setdefault(name, []).append((record["step"], values[field]))
+def _layer_series(log: DiagnosticsLog, group: str, field: str) -> list[Series]:
+    found = log.series(group, field)
     names = list(found)
     chosen = (
         sorted({round(i * (len(names) - 1) / (_LINES - 1)) for i in range(_LINES)})
