@@ -106,6 +106,7 @@ def ours(base: str, folder: Path, args: argparse.Namespace, slots: int = 0) -> A
     """Our server; `slots` of its engine, by default one for each user."""
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     options = ["--engine.max_slots", str(slots or args.users), "--engine.max_seq_len", "1024"]
+    options += ["--max_open_per_user", str(args.users + 16)]
     return nanohydra(base, folder, *options, "--int8", str(args.int8).lower())
 
 

@@ -66,7 +66,9 @@ def main() -> int:
         base = random_base(Path(name) / "tiny", context=512)
         asked = questions(args.prompts, args.tokens, args.seed)
         expected = offline(base, asked)
-        with nanohydra(base, Path(name), "--engine.max_seq_len", "512") as served:
+        with nanohydra(
+            base, Path(name), "--engine.max_seq_len", "512", "--max_open_per_user", str(args.clients + 16)
+        ) as served:
             tally = asyncio.run(soak(served, asked, expected, args))
     report = summary(tally, args)
     print(json.dumps(report, indent=2))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from serve_server import Running, fake_base, fake_engine, served
+from serve_server import Running, fake_base, fake_engine, served, wait_for
 from serve_tiny import tiny_base
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
@@ -19,8 +22,10 @@ from nanohydra.infer.config import EngineConfig
 from nanohydra.serve.api.answers import Json
 from nanohydra.serve.auth import PROXY_HEADERS
 from nanohydra.serve.config import ServeConfig
+from nanohydra.serve.generation import Generation
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.middleware import Guard, Ledger
+from nanohydra.serve.store import Principal
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +34,16 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("served")
     base = fake_base(folder / "demo")
     config = ServeConfig(base=str(base), database=f"sqlite:///{folder / 'test.db'}", web=False)
+    with served(config, fake_engine(base)) as running:
+        yield running
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Running]:
+    """One that has many users and lets each ask for little at once."""
+    base, database = fake_base(tmp_path / "demo"), f"sqlite:///{tmp_path / 'test.db'}"
+    bounds: dict[str, Any] = {"max_waiting": 3, "max_open_per_user": 2, "max_choices": 2}
+    config = ServeConfig(base=str(base), database=database, web=False, token="a-token-of-the-owner-1234", **bounds)
     with served(config, fake_engine(base)) as running:
         yield running
 
@@ -114,3 +129,102 @@ def test_the_token_may_come_from_the_environment(
     with pytest.raises(SystemExit):
         serve.main(["--help"])
     assert "NANOHYDRA_TOKEN" in capsys.readouterr().out
+
+
+def test_one_user_does_not_take_all(shared: Running) -> None:
+    (_, ann), (_, bob), (_, cyd) = (new_user(shared, name) for name in ("ann", "bob", "cyd"))
+    slow = {"prompt": "SAY:SLOW:40 wait wait wait wait wait wait", "max_tokens": 30}
+    quick: dict[str, Any] = {"prompt": "SAY:hi", "max_tokens": 4}
+    with shared.http() as http, ThreadPoolExecutor() as pool:
+
+        def ask(headers: dict[str, str], body: dict[str, Any], path: str = "completions") -> httpx.Response:
+            return http.post(f"/v1/{path}", json=body, headers=headers)
+
+        both = pool.submit(ask, ann, {**slow, "n": 2})
+        wait_for(lambda: shared.services.engine.open_requests == 2)
+        for refused in (ask(ann, quick), ask(ann, {"input": "hi"}, "embeddings")):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_open")
+            assert int(refused.headers["retry-after"]) > 0
+        assert ask(bob, quick).status_code == 200
+        assert ask(bob, {"input": "hi"}, "embeddings").status_code == 200
+        third = pool.submit(ask, bob, slow)
+        wait_for(lambda: shared.services.engine.open_requests == 3)
+        full = ask(cyd, {"input": "hi"}, "embeddings")  # they queue as all others do
+        assert (full.status_code, full.json()["error"]["code"]) == (429, "server_busy")
+        assert both.result().status_code == third.result().status_code == 200
+        assert ask(ann, {**quick, "n": 2}).status_code == 200
+
+
+def test_embeddings_are_open_requests(shared: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ann = new_user(shared, "ann")
+    engine, waiting, embed = shared.services.engine, [], shared.services.engine.embed
+
+    async def slow(*given: Any) -> list[list[float]]:
+        waiting.append(given)
+        await asyncio.sleep(0.5)
+        return await embed(*given)
+
+    monkeypatch.setattr(engine, "embed", slow)
+    with shared.http(headers=ann) as http, ThreadPoolExecutor() as pool:
+        under_way = [pool.submit(http.post, "/v1/embeddings", json={"input": "hi"}) for _ in range(2)]
+        wait_for(lambda: len(waiting) == 2)
+        assert http.post("/v1/completions", json={"prompt": "SAY:hi"}).status_code == 429
+        assert [answer.result().status_code for answer in under_way] == [200, 200]
+        assert http.post("/v1/completions", json={"prompt": "SAY:hi"}).status_code == 200
+
+
+def test_answers_at_once_do_not_overshoot_a_quota(shared: Running) -> None:
+    store, prompt = shared.services.store, "SAY:SLOW:5" + " word" * 100
+    read = len(shared.services.tokenizer.encode(prompt))
+    quota = 2 * read + 30
+    user, headers = new_user(shared, "ann", quota)
+    with shared.http(headers=headers) as http:
+        body = {"prompt": prompt, "max_tokens": 20}
+        answer = http.post("/v1/completions", json={**body, "n": 2}).json()
+        assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 2
+        assert answer["usage"]["completion_tokens"] == 30  # the second was cut short
+        assert store.quota_left(user) == 0
+        store.use_quota(user, -read)
+        refused = http.post("/v1/completions", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+        assert int(refused.headers["retry-after"]) > 0
+        assert http.post("/v1/embeddings", json={"input": prompt + " more"}).status_code == 429
+        assert store.quota_left(user) == read  # who is refused pays nothing
+        assert http.post("/v1/embeddings", json={"input": prompt}).status_code == 200
+        assert store.quota_left(user) == 0
+        store.use_quota(user, -quota)
+        short = http.post("/v1/completions", json={"prompt": "SAY:hi", "max_tokens": 1000}).json()
+        wait_for(lambda: store.quota_left(user) == quota - short["usage"]["total_tokens"], 5)
+
+
+def test_who_hangs_up_while_the_quota_is_looked_up_pays_nothing(local: Running) -> None:
+    services, counted = local.services, []
+
+    class Slow:
+        def quota_left(self, user_id: int) -> int:
+            time.sleep(0.2)
+            return 100
+
+        def use_quota(self, user_id: int, tokens: int) -> int:
+            counted.append(tokens)
+            return 100
+
+    async def hang_up() -> None:
+        store: Any = Slow()
+        generation = Generation(services.config, services.engine, store, services.adapters, services.metrics)
+        ann = Principal(7, "ann", frozenset({"chat"}), None, 100)
+
+        async def ask() -> None:
+            async with generation.account(ann, 10, 20):
+                raise AssertionError("nobody is there any more")
+
+        asking = asyncio.ensure_future(ask())
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        while len(counted) < 2:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(hang_up(), 5))
+    assert counted == [20, -20]

@@ -50,7 +50,9 @@ def test_mixed_requests_equal_one_by_one(count: int, tmp_path: Path, monkeypatch
         expected.append(engine.generate([engine.tokenizer.encode(body["prompt"])], params, attached[user])[0].text)
     assert len(set(expected)) > count / 3
 
-    config = ServeConfig(base="tiny", token="a token of the owner", engine=ENGINE, web=False, max_waiting=count)
+    config = ServeConfig(
+        base="tiny", token="a token of the owner", engine=ENGINE, web=False, max_waiting=count, max_open_per_user=40
+    )
     with served(config) as running:
         store = running.services.store
         tokens = []

@@ -36,6 +36,8 @@ class ServeConfig:
     """Most tokens of an answer whose request leaves it open."""
     max_waiting: int = 256
     """Requests that may wait or run; further ones are turned away with 429."""
+    max_open_per_user: int = 16
+    """Answers to one user, and their batches of embeddings, that may wait or run; further ones are turned away with 429."""
     requests_per_minute: int = 0
     """Requests that one user may make in a minute (0: any number)."""
     max_body_bytes: int = 4 * 2**20
@@ -57,6 +59,10 @@ class ServeConfig:
             "temperature": (0 <= self.temperature < float("inf"), "0 or more"),
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
             "max_waiting": (self.max_waiting >= 1, "at least 1"),
+            "max_open_per_user": (
+                self.max_open_per_user >= self.max_choices,
+                f"at least max_choices, {self.max_choices}",
+            ),
             "requests_per_minute": (self.requests_per_minute >= 0, "0 or more"),
             "max_body_bytes": (self.max_body_bytes >= 1024, "at least 1024"),
             "max_choices": (self.max_choices >= 1, "at least 1"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import replace
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
 
 from nanohydra.infer.config import SamplingParams
 from nanohydra.serve.adapters import Shelf
@@ -17,6 +19,15 @@ from nanohydra.serve.forms import FormChecker
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.protocol import Failed, Finished, GenerateRequest, Token
 from nanohydra.serve.store import Principal, Store
+
+
+@dataclass
+class Account:
+    """Tokens of one request, read and written together."""
+
+    most: int
+    """What its user's quota lets it use."""
+    used: int = 0
 
 
 class Generation:
@@ -31,6 +42,8 @@ class Generation:
         self.adapters = adapters
         self.metrics = metrics
         self.forms = FormChecker()
+        self._open: Counter[int] = Counter()  # requests by user
+        self._keeping = Lock()
         self._paying: set[asyncio.Future[object]] = set()
 
     @property
@@ -56,45 +69,89 @@ class Generation:
         """The events of an answer, Finished the last. Closing the iterator takes the request back.
 
         user: sees the adapter, and their quota pays; what was read and written counts, whether the answer was heard to its
-        end or not. Raises ApiError, or UserError where the answer's form is not taken.
+        end or not. The answer is cut short where the quota ends. Raises ApiError, or UserError where the answer's form is not
+        taken.
         """
         self.check(prompt)
-        if self.engine.open_requests >= self.config.max_waiting:
-            raise TooMany("The server is busy: too many requests are waiting.", code="server_busy", retry_after=2)
-        await self.afford(user)
-        await self.forms.check(params)
-        if adapter is not None:
-            await self.adapters.attach(adapter, user)
-        request = GenerateRequest(self.engine.new_id(), prompt, params, adapter, str(user.user_id))
-        told = self.metrics.begin(adapter)
-        written, finished = 0, None
-        try:
-            async with aclosing(self.engine.generate(request)) as events:
-                async for event in events:
-                    if isinstance(event, Failed):
-                        raise _error(event)
-                    if isinstance(event, Token):
-                        written += len(event.ids)
-                        told.tokens(len(event.ids))
-                    else:
-                        finished = event
-                        if event.reason == "error":
-                            raise ApiError(
-                                "No token of the model fits the form that was asked for, or it takes too long."
-                            )
-                    yield event
-        finally:
-            told.end(len(prompt), "abort" if finished is None else finished.reason)
-            self.pay(user, len(prompt) + (written if finished is None else finished.usage.completion_tokens))
+        room = self.engine.base.max_seq_len if self.engine.base else 0
+        longest = min(len(prompt) + params.max_tokens, room)
+        async with self.account(user, len(prompt) + 1, longest) as account:
+            params = replace(params, max_tokens=account.most - len(prompt))
+            await self.forms.check(params)
+            if adapter is not None:
+                await self.adapters.attach(adapter, user)
+            request = GenerateRequest(self.engine.new_id(), prompt, params, adapter, str(user.user_id))
+            told = self.metrics.begin(adapter)
+            account.used = len(prompt)
+            reason = "abort"
+            try:
+                async with aclosing(self.engine.generate(request)) as events:
+                    async for event in events:
+                        if isinstance(event, Failed):
+                            raise _error(event)
+                        if isinstance(event, Token):
+                            account.used += len(event.ids)
+                            told.tokens(len(event.ids))
+                        else:
+                            account.used = len(prompt) + event.usage.completion_tokens
+                            reason = event.reason
+                            if reason == "error":
+                                raise ApiError(
+                                    "No token of the model fits the form that was asked for, or it takes too long."
+                                )
+                        yield event
+            finally:
+                told.end(len(prompt), reason)
 
-    async def afford(self, user: Principal) -> None:
-        """Raises TooMany where a user's quota of today is used up."""
-        if user.quota is not None and await asyncio.to_thread(self.store.quota_left, user.user_id) == 0:
-            midnight = 86400 - time.time() % 86400
-            raise TooMany("Today's quota of tokens is used up.", code="insufficient_quota", retry_after=midnight)
+    @asynccontextmanager
+    async def account(self, user: Principal, least: int, most: int) -> AsyncIterator[Account]:
+        """Within: one open request of a user, for which `least` to `most` tokens of their quota are kept; what it has not
+        used is given back. Raises TooMany where the server or the user has too many requests open, or less is left."""
+        if self._open.total() >= self.config.max_waiting:
+            raise TooMany("The server is busy: too many requests are waiting.", code="server_busy", retry_after=2)
+        if self._open[user.user_id] >= self.config.max_open_per_user:
+            message = f"At most {self.config.max_open_per_user} answers to one user at once: wait for some to end."
+            raise TooMany(message, code="too_many_open", retry_after=2)
+        account, kept = Account(most), 0
+        self._open[user.user_id] += 1
+        try:
+            if user.quota is not None:
+                account.most = kept = await self._keep(user, least, most)
+            yield account
+        finally:
+            self._open[user.user_id] -= 1
+            self.pay(user, account.used - kept)
+
+    async def _keep(self, user: Principal, least: int, most: int) -> int:
+        """Takes up to `most` tokens from a user's quota of today; how many. Raises TooMany below `least`."""
+
+        def keep() -> int:
+            with self._keeping:  # nobody else looks between looking and taking
+                left = self.store.quota_left(user.user_id)
+                kept = most if left is None else min(most, left)
+                if kept >= least:
+                    self.store.use_quota(user.user_id, kept)
+                return kept
+
+        keeping = asyncio.ensure_future(asyncio.to_thread(keep))
+        try:
+            kept = await asyncio.shield(keeping)
+        except asyncio.CancelledError:  # the caller has gone: the thread takes the tokens all the same
+            keeping.add_done_callback(lambda done: self.pay(user, -done.result() if done.result() >= least else 0))
+            raise
+        if kept < least:
+            others = self._open[user.user_id] > 1  # which may give tokens back
+            raise TooMany(
+                f"Today's quota has {kept} tokens left, and this request needs at least {least}.",
+                code="insufficient_quota",
+                retry_after=2 if others else 86400 - time.time() % 86400,
+            )
+        return kept
 
     def pay(self, user: Principal, tokens: int) -> None:
-        """Counts tokens, in a thread and not waited for: the caller may be gone."""
+        """Counts tokens (negative: gives them back), in a thread and not waited for: the caller may be gone."""
+        if not tokens:
+            return
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.run_in_executor(None, self.store.use_quota, user.user_id, tokens)
         self._paying.add(future)

@@ -38,11 +38,11 @@ async def embeddings(body: EmbeddingBody, request: Request, works: Works, user: 
     if body.dimensions not in (None, size):
         raise ApiError(f"This base's vectors have {size} dimensions, not {body.dimensions}.", param="dimensions")
     read = sum(map(len, prompts))
-    await works.generation.afford(user)
-    if adapter is not None:
-        await works.adapters.attach(adapter, user)
-    vectors = await works.engine.embed(prompts, adapter)
-    works.generation.pay(user, read)
+    async with works.generation.account(user, read, read) as account:
+        if adapter is not None:
+            await works.adapters.attach(adapter, user)
+        account.used = read
+        vectors = await works.engine.embed(prompts, adapter)
     request.state.facts["prompt_tokens"] = read
     data = [
         {
