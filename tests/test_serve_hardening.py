@@ -228,3 +228,37 @@ def test_who_hangs_up_while_the_quota_is_looked_up_pays_nothing(local: Running) 
 
     asyncio.run(asyncio.wait_for(hang_up(), 5))
     assert counted == [20, -20]
+
+
+def test_texts_beyond_any_context_are_not_split_into_tokens(local: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = local.services.engine.base
+    assert base is not None
+    most = 16 * base.max_seq_len
+    long = "x" * (most + 1)
+    message = {"role": "user", "content": "hi"}
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"enum": [long]}}}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": long}}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/completions", {"prompt": long}),
+        ("/v1/completions", {"prompt": ["hi", long]}),
+        ("/v1/embeddings", {"input": [long]}),
+        ("/tokenize", {"prompt": long}),
+    ]
+    for path in ("/v1/chat/completions", "/tokenize"):
+        bodies += [
+            (path, {"messages": [{**message, "content": long}]}),
+            (path, {"messages": [{**message, "content": [{"type": "text", "text": long}]}]}),
+            (path, {"messages": [message, {"role": "assistant", "tool_calls": [call]}, message]}),
+            (path, {"messages": [message], "tools": [{"type": "function", "function": function}]}),
+        ]
+    with local.http() as http:
+        assert http.post("/tokenize", json={"prompt": "x" * most}).status_code == 200
+        monkeypatch.setattr(type(local.services.tokenizer), "encode", lambda *given, **options: 1 / 0)
+        for path, body in bodies:
+            answer = http.post(path, json=body)
+            assert answer.status_code == 400, (path, answer.text[:200])
+            error = answer.json()["error"]
+            assert error["code"] == "context_length_exceeded"
+            assert f"more than {most}" in error["message"]
+        with pytest.raises(ZeroDivisionError):
+            local.services.tokenizer.encode("hi")

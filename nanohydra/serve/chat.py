@@ -82,6 +82,7 @@ class ChatService:
         if forced:
             params = replace(params, json_schema=forced_schema(forced))
         offered = () if tool_choice == "none" else tools
+        self._generation.check_text(messages, offered)
         prompt = await asyncio.to_thread(chat_prompt, self.tokenizer, messages, offered, bool(forced))
         parser = ToolParser(inside=bool(forced)) if offered else None
         events = self._generation.run(prompt, params, adapter, user)

@@ -17,8 +17,12 @@ from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.errors import ApiError, EngineBroke, TooMany, Unavailable
 from nanohydra.serve.forms import FormChecker
 from nanohydra.serve.metrics import Metrics
+from nanohydra.serve.prompts import characters
 from nanohydra.serve.protocol import Failed, Finished, GenerateRequest, Token
 from nanohydra.serve.store import Principal, Store
+
+TOKEN_CHARACTERS = 16
+"""More than a token stands for in any text that is no attack."""
 
 
 @dataclass
@@ -51,6 +55,16 @@ class Generation:
         """How answers are drawn where a request leaves it open: as the base's generation_config.json says."""
         params = SamplingParams(max_tokens=self.config.max_tokens, temperature=self.config.temperature)
         return replace(params, **self.engine.base.sampling) if self.engine.base else params
+
+    def check_text(self, *values: object) -> None:
+        """Raises ApiError where texts, counted before time is spent on splitting them, have more characters than any context
+        of tokens. values: strings, or what holds them."""
+        if self.engine.base is None:
+            raise Unavailable(self.engine.error or "The base is being loaded.")
+        most, given = self.engine.base.max_seq_len * TOKEN_CHARACTERS, characters(*values)
+        if given > most:
+            message = f"The prompt has {given} characters: more than {most} do not fit the context."
+            raise ApiError(message, code="context_length_exceeded", param="messages")
 
     def check(self, prompt: list[int]) -> None:
         """Raises ApiError where a prompt is empty or leaves no room for an answer, Unavailable while nothing is loaded."""

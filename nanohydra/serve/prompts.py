@@ -33,6 +33,22 @@ def chat_prompt(
     return [*ids, *tokenizer.encode(CALL_BEGIN + "\n")] if forced else ids
 
 
+def characters(*values: object) -> int:
+    """Of all strings in messages, tools, and what holds them, however deep."""
+    count, left = 0, [*values]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            count += len(value)
+        elif isinstance(value, Mapping):
+            left += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            left += value
+        elif isinstance(value, Tool | ToolCall):
+            left.append(vars(value))
+    return count
+
+
 def _by_template(
     tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], generate: bool
 ) -> list[int]:

@@ -36,7 +36,7 @@ async def completions(body: CompletionBody, request: Request, works: Works, user
         raise ApiError("best_of is offered only where it equals n.", param="best_of")
     if body.echo and body.logprobs is not None:
         raise ApiError("echo with logprobs is not offered here: leave one out.", param="echo")
-    prompts = await asyncio.to_thread(prompts_of, body.prompt, works.tokenizer, document=True)
+    prompts = await prompts_of(body.prompt, works, document=True)
     if not 1 <= len(prompts) * body.choices <= works.config.max_choices:
         message = f"{len(prompts)} prompts with n = {body.choices}: at least 1 and at most {works.config.max_choices} answers."
         raise ApiError(message, param="prompt")
@@ -48,12 +48,17 @@ async def completions(body: CompletionBody, request: Request, works: Works, user
     return Json(await answer.whole(events))
 
 
-def prompts_of(
-    given: str | list[str] | list[int] | list[list[int]], tokenizer: Tokenizer, document: bool
+async def prompts_of(
+    given: str | list[str] | list[int] | list[list[int]], works: Services, document: bool
 ) -> list[list[int]]:
     """Texts or ids as prompts. An empty text is the beginning of a `document`: the end of the one before."""
     if isinstance(given, str):
         given = [given]
+    works.generation.check_text(max((item for item in given if isinstance(item, str)), key=len, default=""))
+    return await asyncio.to_thread(_encoded, given, works.tokenizer, document)
+
+
+def _encoded(given: list[str] | list[int] | list[list[int]], tokenizer: Tokenizer, document: bool) -> list[list[int]]:
     prompts: list[list[int]] = []
     if given and isinstance(given[0], int):
         prompts.append([id for id in given if isinstance(id, int)])

@@ -29,7 +29,7 @@ MOST_INPUTS = 256
 async def embeddings(body: EmbeddingBody, request: Request, works: Works, user: MayChat) -> Response:
     """A vector of length 1 for each text: the mean of the base's last hidden states."""
     adapter = await works.adapters.resolve(body.model, user)
-    prompts = await asyncio.to_thread(prompts_of, body.input, works.tokenizer, document=False)
+    prompts = await prompts_of(body.input, works, document=False)
     if not 1 <= len(prompts) <= MOST_INPUTS:
         raise ApiError(f"{len(prompts)} inputs: give 1 to {MOST_INPUTS}.", param="input")
     for prompt in prompts:
@@ -62,8 +62,10 @@ async def tokenize(body: TokenizeBody, works: Works, user: MayChat) -> Response:
     tokenizer = works.tokenizer
     if (body.prompt is None) == (body.messages is None):
         raise ApiError("Give either prompt or messages.", param="prompt")
+    works.generation.check_text(body.prompt or "")
     if body.messages is not None:
         messages, tools = messages_of(body.messages), tools_of(body.tools)
+        works.generation.check_text(messages, tools)
         ids = await asyncio.to_thread(chat_prompt, tokenizer, messages, tools, generate=body.add_generation_prompt)
     else:
         ids = await asyncio.to_thread(tokenizer.encode, body.prompt or "")
