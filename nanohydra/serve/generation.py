@@ -90,7 +90,8 @@ class Generation:
         room = self.engine.base.max_seq_len if self.engine.base else 0
         longest = min(len(prompt) + params.max_tokens, room)
         async with self.account(user, len(prompt) + 1, longest) as account:
-            params = replace(params, max_tokens=account.most - len(prompt))
+            if account.most < longest:  # the quota ends first
+                params = replace(params, max_tokens=account.most - len(prompt))
             await self.forms.check(params)
             if adapter is not None:
                 await self.adapters.attach(adapter, user)
