@@ -114,7 +114,9 @@ def test_scopes(guarded: Running) -> None:
         outside = http.post("/v1/load_lora_adapter", headers=teach, json={**TEACHER_LOADS, "lora_path": "/etc"})
         assert outside.status_code == 403
         assert http.post("/v1/load_lora_adapter", headers=teach, json=TEACHER_LOADS).status_code == 400
-        nowhere = http.post("/v1/load_lora_adapter", headers=teach, json={**TEACHER_LOADS, "lora_path": "~nobody-here/x"})
+        nowhere = http.post(
+            "/v1/load_lora_adapter", headers=teach, json={**TEACHER_LOADS, "lora_path": "~nobody-here/x"}
+        )
         assert nowhere.status_code == 400
 
 
