@@ -53,5 +53,5 @@ def set_up(stream: TextIO | None = None) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # our own lines tell more, and no query strings
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("uvicorn.error", "httpx", "alembic"):  # whose news are no news, or told by our own lines
+        logging.getLogger(name).setLevel(logging.WARNING)
