@@ -27,7 +27,14 @@ def test_url_and_first_token_are_told_once(tmp_path: Path) -> None:
     tiny_base(tmp_path / "bases" / "tiny")
     home = os.environ | {"NANOHYDRA_HOME": str(tmp_path)}
     with (tmp_path / "log").open("w") as log:
-        first = subprocess.Popen([*SERVE, "--base", "tiny"], stdout=subprocess.PIPE, stderr=log, text=True, env=home)
+        first = subprocess.Popen(
+            [*SERVE, "--base", "tiny"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=home,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+        )
     assert first.stdout is not None
     lines = [first.stdout.readline() for _ in range(4)]
     url = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
