@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from nanohydra.serve.store import Store
+from nanohydra.store import Store
 
 POSTGRES = os.environ.get("NANOHYDRA_TEST_POSTGRES", "")
 KINDS = [

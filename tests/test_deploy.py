@@ -443,7 +443,7 @@ def test_the_page_names_what_is_there() -> None:
 
 
 def test_the_backup_and_the_restore_of_the_page(tmp_path: Path) -> None:
-    from nanohydra.serve.store import Store
+    from nanohydra.store import Store
 
     store = Store.open(f"sqlite:///{tmp_path / 'nanohydra.db'}")
     user = store.local_user().user_id

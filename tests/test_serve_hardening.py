@@ -25,7 +25,7 @@ from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.generation import Generation
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.middleware import Guard, Ledger
-from nanohydra.serve.store import Principal
+from nanohydra.store import Principal
 
 
 @pytest.fixture(scope="module")

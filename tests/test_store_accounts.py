@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from store_databases import KINDS, fresh_store, somebody
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store import ADMIN, SCOPES, NotFound, Store, accounts
-from nanohydra.serve.store.models import now
+from nanohydra.store import ADMIN, SCOPES, NotFound, Store, accounts
+from nanohydra.store.models import now
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -15,9 +15,9 @@ from sqlalchemy import insert
 from store_databases import KINDS, fresh_store, somebody
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store import Message, NotFound, Store
-from nanohydra.serve.store.conversations import Conversations
-from nanohydra.serve.store.models import clean
+from nanohydra.store import Message, NotFound, Store
+from nanohydra.store.conversations import Conversations
+from nanohydra.store.models import clean
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -17,9 +17,9 @@ from sqlalchemy import inspect, text
 from store_databases import KINDS, fresh_database, somebody
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store import Store
-from nanohydra.serve.store.database import _engine, _parse, migrate
-from nanohydra.serve.store.models import Base
+from nanohydra.store import Store
+from nanohydra.store.database import _engine, _parse, migrate
+from nanohydra.store.models import Base
 
 
 @pytest.fixture(params=KINDS)
@@ -68,7 +68,7 @@ def test_opening_again_keeps_everything_and_a_newer_database_is_refused(url: str
 
 OPEN_AND_WRITE = """
 import sys
-from nanohydra.serve.store import Store
+from nanohydra.store import Store
 store = Store.open(sys.argv[1])
 assert "torch" not in sys.modules
 admin = store.local_user().user_id

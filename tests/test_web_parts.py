@@ -37,8 +37,8 @@ from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.errors import EngineBroke
 from nanohydra.serve.protocol import Usage
 from nanohydra.serve.rates import Rates
-from nanohydra.serve.store import Message, Principal, Store
-from nanohydra.serve.store.models import now
+from nanohydra.store import Message, Principal, Store
+from nanohydra.store.models import now
 
 pytest.importorskip("nicegui", reason="the web app needs nicegui: pip install 'nanohydra[serve]'")
 

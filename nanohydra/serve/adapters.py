@@ -12,7 +12,7 @@ from nanohydra.home import home
 from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.errors import ApiError, Forbidden, Missing, Unavailable
 from nanohydra.serve.protocol import Ready
-from nanohydra.serve.store import Adapter, Principal, Store
+from nanohydra.store import Adapter, Principal, Store
 
 DEFAULT = ("", "default")
 """Model names that mean the base with the caller's default adapter, as the base's own name does."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from nanohydra.serve.config import ServeConfig
-from nanohydra.serve.store import Principal, Store
+from nanohydra.store import Principal, Store
 
 PROXY_HEADERS = frozenset(
     ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "cf-connecting-ip")

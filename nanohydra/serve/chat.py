@@ -16,8 +16,8 @@ from nanohydra.serve.errors import ApiError, Unavailable
 from nanohydra.serve.generation import Generation
 from nanohydra.serve.prompts import chat_prompt
 from nanohydra.serve.protocol import Finished, Token, Usage
-from nanohydra.serve.store import Principal
 from nanohydra.serve.tools import Tool, ToolCallDelta, ToolParser, forced_schema
+from nanohydra.store import Principal
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nanohydra.serve.forms import FormChecker
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.prompts import characters
 from nanohydra.serve.protocol import Failed, Finished, GenerateRequest, Token
-from nanohydra.serve.store import Principal, Store
+from nanohydra.store import Principal, Store
 
 TOKEN_CHARACTERS = 16
 """More than a token stands for in any text that is no attack."""

@@ -15,7 +15,7 @@ from nanohydra.serve.generation import Generation
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.protocol import Start
 from nanohydra.serve.rates import Rates
-from nanohydra.serve.store import Store
+from nanohydra.store import Store
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from nanohydra.errors import UserError
 from nanohydra.serve.errors import ApiError
-from nanohydra.serve.store import NotFound
+from nanohydra.store import NotFound
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"

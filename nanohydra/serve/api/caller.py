@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from nanohydra.serve.errors import Forbidden, Unauthorized
 from nanohydra.serve.services import Services
-from nanohydra.serve.store import Principal
+from nanohydra.store import Principal
 
 
 def services_of(request: Request) -> Services:

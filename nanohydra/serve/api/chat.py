@@ -21,8 +21,8 @@ from nanohydra.serve.api.usage import Bill
 from nanohydra.serve.chat import ChatDelta, Finish
 from nanohydra.serve.errors import ApiError
 from nanohydra.serve.services import Services
-from nanohydra.serve.store import Principal
 from nanohydra.serve.tools import Tool, ToolCall, ToolCallDelta
+from nanohydra.store import Principal
 
 router = APIRouter()
 

@@ -22,7 +22,7 @@ from nanohydra.serve.api.usage import Bill
 from nanohydra.serve.errors import ApiError
 from nanohydra.serve.protocol import Finished, Token
 from nanohydra.serve.services import Services
-from nanohydra.serve.store import Principal
+from nanohydra.store import Principal
 
 router = APIRouter()
 

@@ -14,7 +14,7 @@ from nanohydra.serve.api.caller import MayChat, MayTeach, Works
 from nanohydra.serve.api.schemas import LoadBody, SwitchBody, UnloadBody
 from nanohydra.serve.errors import Missing, Unavailable
 from nanohydra.serve.services import Services
-from nanohydra.serve.store import Principal
+from nanohydra.store import Principal
 
 router = APIRouter()
 

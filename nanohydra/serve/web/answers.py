@@ -22,7 +22,7 @@ from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.serve.chat import ChatService
 from nanohydra.serve.errors import ApiError
-from nanohydra.serve.store import Message, NotFound, Principal, Store
+from nanohydra.store import Message, NotFound, Principal, Store
 
 SAVE_SECONDS = 1.0
 """How much of an answer a crash of the server can lose."""

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.serve.errors import ApiError
-from nanohydra.serve.store import Conversation, Message, NotFound
 from nanohydra.serve.web.answers import NO_RIGHT, Answer, messages_for_model
 from nanohydra.serve.web.chat_list import ConversationList
 from nanohydra.serve.web.chat_parts import Composer, Header, Status, greeting
@@ -24,6 +23,7 @@ from nanohydra.serve.web.chat_turn import TurnView, turn_key
 from nanohydra.serve.web.theme import BUILD_SECONDS, el, page, toast
 from nanohydra.serve.web.tree import Turn, newest_leaf, shown_turns
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
+from nanohydra.store import Conversation, Message, NotFound
 
 LOOK_SECONDS = 0.1
 """How often a page looks for news."""

@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from nanohydra.serve.store import NotFound, Store
 from nanohydra.serve.web.visitors import sign_in, visitor_of
+from nanohydra.store import NotFound, Store
 
 
 @toolkit.get("/c/{conversation_id}/export.{form}", include_in_schema=False)

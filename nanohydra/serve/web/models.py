@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from nanohydra.errors import UserError
 from nanohydra.home import bases_dir
-from nanohydra.serve.store import Adapter, NotFound
 from nanohydra.serve.web.model_files import BaseInfo, adapter_facts, find_bases, folder_bytes
 from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, sheet, short_number, size, toast
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
+from nanohydra.store import Adapter, NotFound
 
 LOOK_SECONDS = 1.0
 

@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store import ADMIN, SCOPES, Token, User
-from nanohydra.serve.store.models import now
 from nanohydra.serve.web.theme import BUILD_SECONDS, Dialog, button, choice, el, labelled, page, sheet, toast
 from nanohydra.serve.web.tokens import last_day, make_token, revoke_token
 from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
+from nanohydra.store import ADMIN, SCOPES, Token, User
+from nanohydra.store.models import now
 
 _EXPIRES = {"": "never", "30": "in 30 days", "90": "in 90 days", "365": "in a year"}
 _MEANING = {"chat": "ask and answer", "teach": "load adapters", "admin": "users, tokens, bases"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store import Principal, Store
+from nanohydra.store import Principal, Store
 
 
 def last_day(store: Store, maker: Principal, owner: int) -> datetime | None:

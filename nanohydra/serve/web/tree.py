@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanohydra.serve.store import Message
+from nanohydra.store import Message
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from nanohydra.serve.services import Services
-from nanohydra.serve.store import Principal
 from nanohydra.serve.web.answers import Answers
 from nanohydra.serve.web.pulls import Pulls
 from nanohydra.serve.web.theme import BUILD_SECONDS, bare_page, el, mark
+from nanohydra.store import Principal
 
 COOKIE = "nanohydra_token"
 """Holds a bearer token. Scripts cannot read it, other sites cannot send it, and revoking the token ends it at once."""

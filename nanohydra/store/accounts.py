@@ -13,8 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from nanohydra.errors import UserError, did_you_mean
-from nanohydra.serve.store.database import Database, NotFound
-from nanohydra.serve.store.models import Adapter, Token, User, clean, now
+from nanohydra.store.database import Database, NotFound
+from nanohydra.store.models import Adapter, Token, User, clean, now
 
 SCOPES = ("chat", "teach", "admin")
 ADMIN = "admin"  # the owner of the machine; the first migration writes the row

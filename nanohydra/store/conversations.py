@@ -9,9 +9,9 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from nanohydra.errors import UserError, did_you_mean
-from nanohydra.serve.store.accounts import find_user
-from nanohydra.serve.store.database import Database, NotFound
-from nanohydra.serve.store.models import Conversation, Message, now
+from nanohydra.store.accounts import find_user
+from nanohydra.store.database import Database, NotFound
+from nanohydra.store.models import Conversation, Message, now
 
 ROLES = ("system", "user", "assistant", "tool")
 

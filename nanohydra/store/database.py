@@ -77,7 +77,7 @@ def migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     config = Config()
-    config.set_main_option("script_location", "nanohydra.serve.store:migrations")
+    config.set_main_option("script_location", "nanohydra.store:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 

@@ -9,9 +9,9 @@ from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from nanohydra.errors import UserError
-from nanohydra.serve.store.accounts import find_user, visible
-from nanohydra.serve.store.database import LOCK, Database, NotFound
-from nanohydra.serve.store.models import Adapter, Setting, User
+from nanohydra.store.accounts import find_user, visible
+from nanohydra.store.database import LOCK, Database, NotFound
+from nanohydra.store.models import Adapter, Setting, User
 
 
 class Shelf(Database):

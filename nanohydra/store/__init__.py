@@ -1,10 +1,10 @@
 """What the server remembers: users, tokens, conversations, adapters, settings. SQLite by default, PostgreSQL by URL."""
 
-from nanohydra.serve.store.accounts import ADMIN, SCOPES, Accounts, Principal
-from nanohydra.serve.store.adapters import Shelf
-from nanohydra.serve.store.conversations import ROLES, Conversations
-from nanohydra.serve.store.database import NotFound
-from nanohydra.serve.store.models import Adapter, Conversation, Message, Token, User
+from nanohydra.store.accounts import ADMIN, SCOPES, Accounts, Principal
+from nanohydra.store.adapters import Shelf
+from nanohydra.store.conversations import ROLES, Conversations
+from nanohydra.store.database import NotFound
+from nanohydra.store.models import Adapter, Conversation, Message, Token, User
 
 __all__ = [
     "ADMIN",

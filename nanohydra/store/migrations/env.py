@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from nanohydra.serve.store.models import Base
+from nanohydra.store.models import Base
 
 context.configure(
     connection=context.config.attributes["connection"],
