@@ -1,0 +1,1 @@
+"""Teach it: material -> lesson -> receipt -> gate -> history; routing and consolidation."""
