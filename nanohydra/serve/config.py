@@ -26,6 +26,8 @@ class ServeConfig:
     """The database's URL (none: SQLite in the home folder)."""
     int8: bool = False
     """int8 weights: less memory, faster on a CPU, at a small cost in quality."""
+    draft: str | None = None
+    """A smaller base of the same tokenizer that guesses ahead: answers stay the same and come sooner where it is often right."""
     engine: EngineConfig = field(
         default_factory=lambda: EngineConfig(max_slots=10, kv_tokens=16384, prefix_tokens=8192)
     )

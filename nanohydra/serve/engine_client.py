@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class _Open:
     """A command without its last event."""
 
-    command: protocol.GenerateRequest | protocol.EmbedRequest | protocol.LoadAdapter | protocol.UnloadAdapter
+    command: Any
     events: asyncio.Queue[Event | Reply] = field(default_factory=asyncio.Queue)
     sent: bool = False
     started: bool = False
@@ -156,6 +156,15 @@ class EngineClient:
         for at in range(0, len(prompts), EMBED_BATCH):
             batch = list(prompts[at : at + EMBED_BATCH])
             vectors += (await self._ask(protocol.EmbedRequest(self.new_id(), batch, adapter)))["vectors"]
+        return vectors
+
+    async def embed_texts(self, texts: Sequence[str]) -> list[list[float]]:
+        """A vector of length 1 for each text, for retrieval; not the base's. Raises UserError where the embedder is not
+        installed, or Unavailable."""
+        vectors: list[list[float]] = []
+        for at in range(0, len(texts), EMBED_BATCH):
+            command = protocol.EmbedTexts(self.new_id(), list(texts[at : at + EMBED_BATCH]))
+            vectors += (await self._ask(command))["vectors"]
         return vectors
 
     async def stats(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, BinaryIO
 
 from nanohydra.adapt.attach import Adapters
@@ -31,6 +31,7 @@ from nanohydra.serve.protocol import Command, Failed, Finished, Message, Ready, 
 
 log = logging.getLogger("nanohydra.serve.engine")
 
+NO_EMBEDDER = "Texts cannot be embedded here: install the extra `teach`."
 BEAT_SECONDS = 1.0
 """A step that tells nothing (a chunk of a long prompt) is followed by a sign of life this long after the last one."""
 
@@ -38,7 +39,7 @@ BEAT_SECONDS = 1.0
 class Worker:
     """Commands in, events out, around one engine."""
 
-    def __init__(self, engine: Engine, adapters: Adapters, output: BinaryIO) -> None:
+    def __init__(self, engine: Engine, adapters: Adapters, output: BinaryIO, texts: Texts | None = None) -> None:
         self.engine = engine
         self.adapters = adapters
         self.output = output
@@ -46,6 +47,7 @@ class Worker:
         """The open requests by id, each with the attached adapter that it uses."""
         self.names: dict[str, str] = {}
         """The names that requests may give, each with what is attached: an adapter's content hash names it there."""
+        self.texts = texts
         self._ids: dict[Request, str] = {}
         self._told = time.monotonic()
 
@@ -84,6 +86,8 @@ class Worker:
                     return [Reply(id, {})]
                 case protocol.EmbedRequest(id, prompts, adapter):
                     return [Reply(id, {"vectors": self.engine.embed(prompts, self._attached(adapter)).tolist()})]
+                case protocol.EmbedTexts():
+                    return self.texts.answer(command) if self.texts else [Failed(command.id, "invalid", NO_EMBEDDER)]
                 case protocol.StatsRequest(id):
                     return [Reply(id, dict(self.engine.stats()))]
         except UserError as e:
@@ -136,6 +140,46 @@ class Worker:
                 self.adapters.remove(name)
 
 
+class Texts:
+    """Embeds texts between the engine's steps. The embedder is loaded in a thread when it is first needed, which takes
+    seconds: until then what is asked of it waits, and the engine goes on."""
+
+    def __init__(self, commands: SimpleQueue[Command | None]) -> None:
+        self._commands = commands
+        self._waiting: list[protocol.EmbedTexts] = []
+        self._embedder: Any = None
+        self._error = ""
+        self._loading: Thread | None = None
+        self._lock = Lock()
+
+    def answer(self, command: protocol.EmbedTexts) -> list[Message]:
+        """The reply, or nothing yet: then the command comes again by itself."""
+        with self._lock:
+            if self._embedder is None and not self._error:
+                self._waiting.append(command)
+                if self._loading is None:
+                    self._loading = Thread(target=self._load, daemon=True)
+                    self._loading.start()
+                return []
+        if self._embedder is None:
+            return [Failed(command.id, "invalid", self._error)]
+        return [Reply(command.id, {"vectors": self._embedder.embed(command.texts).tolist()})]
+
+    def _load(self) -> None:
+        try:
+            from nanohydra.agent.embedding import Embedder
+
+            embedder, error = Embedder(), ""
+        except Exception as e:  # optional: retrieval by words works without it
+            embedder, error = None, str(e) if isinstance(e, UserError) else NO_EMBEDDER
+            log.warning("no embedder", extra=logs.described(e))
+        with self._lock:
+            self._embedder, self._error = embedder, error
+            for command in self._waiting:
+                self._commands.put(command)
+            self._waiting.clear()
+
+
 def _waiting(commands: SimpleQueue[Command | None], wait: bool) -> Iterator[Command | None]:
     """What has come; with `wait`, at least one."""
     if wait:
@@ -178,7 +222,7 @@ def main() -> int:
     assert isinstance(start, Start)
     try:
         folder = find_base(start.base)
-        engine = open_engine(str(folder), int8=start.int8, config=start.engine, adapters=True)
+        engine = open_engine(str(folder), int8=start.int8, config=start.engine, adapters=True, draft=start.draft)
     except UserError as e:
         output.write(protocol.encode(Failed("", "invalid", str(e))))
         output.flush()
@@ -198,7 +242,7 @@ def main() -> int:
     Thread(target=_read, args=(source, commands), daemon=True).start()
     assert engine.adapters is not None
     try:
-        Worker(engine, engine.adapters, output).run(commands)
+        Worker(engine, engine.adapters, output, Texts(commands)).run(commands)
     except Exception as e:  # told without its message, which may quote a conversation
         log.critical("engine broke down", extra=logs.described(e))
         return 1

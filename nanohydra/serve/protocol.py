@@ -33,6 +33,8 @@ class Start:
     base: str
     int8: bool
     engine: EngineConfig
+    draft: str | None = None
+    """A smaller base of the same tokenizer, which guesses ahead."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,15 @@ class EmbedRequest:
     id: str
     prompts: list[list[int]]
     adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class EmbedTexts:
+    """Vectors of texts for retrieval (agent.embedding), not of the base. Answered by Reply(vectors), or by Failed where the
+    embedder is not installed; the first one waits until it is loaded."""
+
+    id: str
+    texts: list[str]
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ class Reply:
     value: dict[str, Any]
 
 
-Command = GenerateRequest | Abort | LoadAdapter | UnloadAdapter | EmbedRequest | StatsRequest
+Command = GenerateRequest | Abort | LoadAdapter | UnloadAdapter | EmbedRequest | EmbedTexts | StatsRequest
 Event = Token | Finished | Failed
 Message = Start | Command | Event | Ready | Reply
 

@@ -36,7 +36,7 @@ class Services:
     def of(cls, config: ServeConfig, engine: EngineClient | None = None) -> Services:
         """Opens the database and prepares the rest; the engine is started by the app. Raises UserError."""
         store = Store.open(config.database)
-        engine = engine or EngineClient(Start(config.base, config.int8, config.engine))
+        engine = engine or EngineClient(Start(config.base, config.int8, config.engine, config.draft))
         metrics = Metrics(Path(config.base).name)
         adapters = Shelf(engine, store)
         generation = Generation(config, engine, store, adapters, metrics)
