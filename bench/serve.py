@@ -3,8 +3,9 @@
 An open-loop generator: requests arrive at random (Poisson) at a given rate and do not wait for each other, streamed over
 loopback; at most --users are under way, further arrivals are turned away and counted. Rates rise until the time to the first
 token passes 150 ms (median) or 500 ms (95th percentile), or somebody is turned away. Then --users clients ask without pause: the
-most tokens a second, and the highest load of all where it keeps the bounds too. The same for transformers' `generate` behind a lock (bench/baseline_server.py), for our engine with one slot, and for
-llama.cpp's server where llama_cpp is installed and --gguf is given. A warm-up precedes each measurement.
+most tokens a second, and the highest load of all where it keeps the bounds too. The same for transformers' `generate` behind a
+lock (bench/baseline_server.py), for our engine with one slot, and for llama.cpp's server where llama_cpp is installed and --gguf is
+given. A warm-up precedes each measurement.
 """
 
 from __future__ import annotations
