@@ -44,7 +44,7 @@ pytest.importorskip("nicegui", reason="the web app needs nicegui: pip install 'n
 
 from nicegui import ui
 
-from nanohydra.serve.web import charts, chat, model_files, run_files, settings, tokens
+from nanohydra.serve.web import charts, chat, model_files, run_files, settings, tokens, visitors
 from nanohydra.serve.web.answers import NO_RIGHT, Answer, Answers, messages_for_model
 from nanohydra.serve.web.chat_settings import checked, params_of
 from nanohydra.serve.web.chat_turn import parts_html
@@ -462,7 +462,7 @@ class Screen:
         self.scripts: list[str] = []
         patch.setattr(ui.navigate, "to", self.went.append)
         patch.setattr(ui, "run_javascript", self.scripts.append)
-        for module in (chat, settings):
+        for module in (chat, settings, visitors):
             patch.setattr(module, "toast", self.said.append)
 
 
@@ -545,6 +545,37 @@ def test_a_revoked_token_ends_an_open_page(store: Store, screen: Screen, deed: s
         await answers.close()
 
     asyncio.run(run())
+
+
+def test_a_page_of_a_revoked_token_looks_no_more(store: Store, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = store.create_user("ada", ["chat"])
+    visitor = visitor_with(store, store.create_token(user.id, "phone", ["chat"]))
+    timers: list[Any] = []
+
+    def timer(seconds: float, look: Callable[[], Awaitable[None]]) -> Any:
+        timers.append(SimpleNamespace(look=look, cancelled=False))
+        timers[-1].cancel = lambda: setattr(timers[-1], "cancelled", True)
+        return timers[-1]
+
+    monkeypatch.setattr(ui, "timer", timer)
+    looked: list[str] = []
+
+    async def look() -> None:
+        looked.append("news")
+
+    visitor.watch(1.0, look)
+    asyncio.run(timers[0].look())
+    store.revoke_token(store.tokens(user.id)[0].id)
+    asyncio.run(timers[0].look())
+    assert (looked, screen.went, timers[0].cancelled) == (["news"], ["/login"], True)
+    assert not asyncio.run(visitor.act(look))
+    assert looked == ["news"]
+
+
+def test_what_refreshes_on_a_page_looks_for_its_visitor_first() -> None:
+    """A plain timer would go on for a token that was revoked; the chat's own looks at its visitor itself."""
+    with_timers = {file.name for file in STATIC.parent.glob("*.py") if "ui.timer(" in file.read_text("utf-8")}
+    assert with_timers == {"visitors.py", "chat.py"}
 
 
 def test_a_token_gives_no_more_than_it_has(store: Store) -> None:

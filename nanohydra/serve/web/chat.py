@@ -13,17 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from nanohydra.errors import UserError
-from nanohydra.infer.config import SamplingParams
 from nanohydra.serve.errors import ApiError
-from nanohydra.serve.web.answers import NO_RIGHT, Answer, messages_for_model
+from nanohydra.serve.web.answers import NO_RIGHT, messages_for_model
 from nanohydra.serve.web.chat_list import ConversationList
 from nanohydra.serve.web.chat_parts import Composer, Header, Status, greeting
 from nanohydra.serve.web.chat_settings import SettingsPanel, checked, params_of
+from nanohydra.serve.web.chat_state import OpenChat
 from nanohydra.serve.web.chat_turn import TurnView, turn_key
 from nanohydra.serve.web.theme import BUILD_SECONDS, el, page, toast
 from nanohydra.serve.web.tree import Turn, newest_leaf, shown_turns
-from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
-from nanohydra.store import Conversation, Message, NotFound
+from nanohydra.serve.web.visitors import Visitor, sign_in, visitor_of
+from nanohydra.store import NotFound
 
 LOOK_SECONDS = 0.1
 """How often a page looks for news."""
@@ -46,21 +46,13 @@ async def chat_page(request: Request, conversation_id: int | None = None) -> Res
     return None
 
 
-class ChatPage:
+class ChatPage(OpenChat):
     """One open page. What it shows is in the store and in the answers under way; it holds only what was not sent yet."""
 
     def __init__(self, visitor: Visitor) -> None:
-        self.visitor = visitor
-        self.web = visitor.web
-        self.store = visitor.web.services.store
-        self.conversation: Conversation | None = None
-        self.messages: list[Message] = []
-        self.system = ""
-        self.settings: dict[str, Any] = {}
+        super().__init__(visitor)
         self._views: list[TurnView] = []
-        self._seen = 0
         self._busy = False
-        self._out = False
         self._checked = time.monotonic()
         self._turn = asyncio.Lock()
         self._next = 0.0
@@ -117,24 +109,14 @@ class ChatPage:
             where = f"/c/{conversation_id}" if conversation_id is not None else "/"
             ui.run_javascript(f"nanohydra.opened({json.dumps(where)})")
 
-    def _clear(self) -> None:
-        self.conversation, self.messages = None, []
-        self.system, self.settings = "", {"adapter": self.visitor.principal.default_adapter}
-
     async def _goto(self, event: Any) -> None:
         """The browser's back and forward."""
         last = str(event.args).rstrip("/").rpartition("/")[2]
         await self.open(int(last) if last.isdecimal() else None, push=False)
 
-    async def _read(self, conversation_id: int) -> None:
-        user_id = self.visitor.user_id
-        self._seen = self.web.answers.changes(conversation_id)
-        self.conversation = await run_in_threadpool(self.store.conversation, conversation_id, user_id)
-        self.messages = await run_in_threadpool(self.store.messages, conversation_id, user_id)
-
     def _show(self) -> None:
         """Brings the turns on the page in line with the messages; what is unchanged stays as it stands."""
-        turns = shown_turns(self.messages, self.conversation.head if self.conversation else None)
+        turns = self.shown
         self._shown = True
         live = self.live
         answers = [live if live and live.message_id == turn.message.id else None for turn in turns]
@@ -196,40 +178,6 @@ class ChatPage:
             return
         self._show()
         await self.header.show()
-
-    # -- what it knows ------------------------------------------------------------------------------------------------
-
-    @property
-    def live(self) -> Answer | None:
-        """The answer that is being written here."""
-        return self.web.answers.live(self.conversation.id) if self.conversation else None
-
-    @property
-    def path(self) -> list[Message]:
-        """The messages that are shown."""
-        return [
-            turn.message for turn in shown_turns(self.messages, self.conversation.head if self.conversation else None)
-        ]
-
-    @property
-    def defaults(self) -> SamplingParams:
-        """The sampling of chats that set none."""
-        return self.web.services.generation.defaults
-
-    def model_name(self, adapter: str | None) -> str:
-        """Who answers."""
-        base = self.web.services.engine.base
-        name = base.name if base else self.web.services.config.base
-        return f"{name} + {adapter}" if adapter else name
-
-    async def known(self) -> bool:
-        """Whether the visitor may still look and change; who may not any more is led to the sign-in."""
-        try:
-            await self.visitor.check()
-        except SignIn:
-            self._out = True
-            ui.navigate.to("/login")
-        return not self._out
 
     # -- what can be done ---------------------------------------------------------------------------------------------
 

@@ -10,12 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from nanohydra.errors import UserError
 from nanohydra.home import bases_dir
 from nanohydra.serve.web.model_files import BaseInfo, adapter_facts, find_bases, folder_bytes
-from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, sheet, short_number, size, toast
-from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
-from nanohydra.store import Adapter, NotFound
+from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, sheet, short_number, size
+from nanohydra.serve.web.visitors import Visitor, sign_in, visitor_of
+from nanohydra.store import Adapter
 
 LOOK_SECONDS = 1.0
 
@@ -101,20 +100,12 @@ class ModelsPage:
             self.progress = el("div", role="status")
         self._shown: Any = None
         self._show_progress()
-        ui.timer(LOOK_SECONDS, self._look)
+        self.visitor.watch(LOOK_SECONDS, self._look)
 
     async def _pull(self, event: Any) -> None:
         source, name = (str(value) for value in event.args)
-        try:
-            await self.visitor.check()
-            if not self.visitor.may("admin"):
-                raise UserError("Only an admin can pull bases.")
-            await self.visitor.web.pulls.start(source, name)
-        except SignIn:
-            ui.navigate.to("/login")
-        except UserError as e:
-            toast(str(e))
-        self._show_progress()
+        if await self.visitor.act(lambda: self.visitor.web.pulls.start(source, name), "admin"):
+            self._show_progress()
 
     async def _look(self) -> None:
         pull = self.visitor.web.pulls.current
@@ -188,15 +179,11 @@ class ModelsPage:
                 button(words, on_click=lambda: self._set_default(None if default else adapter.name))
 
     async def _set_default(self, name: str | None) -> None:
-        try:
-            await self.visitor.check()
+        async def keep() -> None:
             await run_in_threadpool(self.services.store.set_default_adapter, self.visitor.user_id, name)
-            await self.visitor.check()  # reads the principal again
-        except SignIn:
-            ui.navigate.to("/login")
-        except NotFound as e:
-            toast(str(e))
-        await self._show_adapters()
+
+        await self.visitor.act(keep)
+        await self.visitor.act(self._show_adapters)  # reads the principal again
 
 
 def _facts(facts: dict[str, str]) -> None:

@@ -149,11 +149,11 @@ async def run_page(request: Request, name: str) -> Response | None:
                 empty(f'There is no run "{name}".', "nanohydra runs list")
             return None
         with sheet(run.name):
-            await _run(run)
+            await _run(run, visitor)
     return None
 
 
-async def _run(run: RunInfo) -> None:
+async def _run(run: RunInfo, visitor: Visitor) -> None:
     tail = Tail(run.folder / "metrics.jsonl")
     await run_in_threadpool(tail.read)
     with el("div", "row"):
@@ -177,7 +177,7 @@ async def _run(run: RunInfo) -> None:
                 small[name].content = _curve(tail, name, title, log)
 
     if run.state != "finished" and tail.rows:
-        ui.timer(LIVE_SECONDS, look)
+        visitor.watch(LIVE_SECONDS, look)
     await report_card(run.folder)
     await samples(run.folder)
     await diagnostics(run.folder)
@@ -246,13 +246,13 @@ async def compare_page(request: Request) -> Response | None:
         tails = [(run.name, Tail(run.folder / "metrics.jsonl")) for run in runs]
         for _, tail in tails:
             await run_in_threadpool(tail.read)
-        _overlay(tails)
+        _overlay(tails, visitor)
         el("h2", text="Where they differ")
         await _differences(runs)
     return None
 
 
-def _overlay(tails: Sequence[tuple[str, Tail]]) -> None:
+def _overlay(tails: Sequence[tuple[str, Tail]], visitor: Visitor) -> None:
     axis = {"x": "tokens"}
     with el("section", "card", aria_label="Loss"):
         with el("div", "row"):
@@ -264,13 +264,14 @@ def _overlay(tails: Sequence[tuple[str, Tail]]) -> None:
         if any([await run_in_threadpool(tail.read) for _, tail in tails]):
             chart.content = _loss(tails, axis["x"])
 
-    def over(name: str) -> None:
-        axis["x"] = name
-        chart.content = _loss(tails, name)
+    async def over(name: str) -> None:
+        if await visitor.known():
+            axis["x"] = name
+            chart.content = _loss(tails, name)
 
     with place:
         choice({key: f"over {word}" for key, word in AXES.items()}, "tokens", over, aria_label="Horizontal axis")
-    ui.timer(LIVE_SECONDS, look)
+    visitor.watch(LIVE_SECONDS, look)
 
 
 async def _differences(runs: Sequence[RunInfo]) -> None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from nanohydra.errors import UserError
 from nanohydra.serve.web.theme import BUILD_SECONDS, Dialog, button, choice, el, labelled, page, sheet, toast
 from nanohydra.serve.web.tokens import last_day, make_token, revoke_token
-from nanohydra.serve.web.visitors import SignIn, Visitor, sign_in, visitor_of
+from nanohydra.serve.web.visitors import Visitor, sign_in, visitor_of
 from nanohydra.store import ADMIN, SCOPES, Token, User
 from nanohydra.store.models import now
 
@@ -226,10 +226,11 @@ class SettingsPage:
 
     async def _create_user(self, event: Any) -> None:
         async def create() -> None:
-            quota = str(event.args["number"])
-            user = await run_in_threadpool(
-                self.store.create_user, str(event.args["name"]), event.args["scopes"], int(quota) if quota else None
-            )
+            name, quota = str(event.args["name"]), str(event.args["number"])
+            if quota and not quota.isdecimal():
+                raise UserError("Tokens a day are a whole number.")
+            limit = int(quota) if quota else None
+            user = await run_in_threadpool(self.store.create_user, name, event.args["scopes"], limit)
             self.new_user.close()
             await self._show_users()
             await self._look_at(user)
@@ -239,15 +240,7 @@ class SettingsPage:
 
     async def _guard(self, work: Callable[[], Awaitable[None]], admin: bool = False) -> None:
         """Does what the visitor may (still) do; says what stands in the way."""
-        try:
-            await self.visitor.check()
-            if (admin or self.owner != self.visitor.user_id) and not self.visitor.may("admin"):
-                raise UserError("Only an admin can do that.")
-            await work()
-        except SignIn:
-            ui.navigate.to("/login")
-        except (UserError, ValueError) as e:
-            toast(str(e))
+        await self.visitor.act(work, "admin" if admin or self.owner != self.visitor.user_id else None)
 
 
 def _heads(*titles: str) -> None:

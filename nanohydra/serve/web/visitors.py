@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,22 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from nanohydra.errors import UserError
+from nanohydra.serve.errors import ApiError
 from nanohydra.serve.services import Services
-from nanohydra.serve.web.answers import Answers
+from nanohydra.serve.web.answers import NO_RIGHT, Answers
 from nanohydra.serve.web.pulls import Pulls
-from nanohydra.serve.web.theme import BUILD_SECONDS, bare_page, el, mark
+from nanohydra.serve.web.theme import BUILD_SECONDS, bare_page, el, mark, toast
 from nanohydra.store import Principal
 
 COOKIE = "nanohydra_token"
 """Holds a bearer token. Scripts cannot read it, other sites cannot send it, and revoking the token ends it at once."""
 _DAYS = 30
+_NO_RIGHT = {
+    "chat": NO_RIGHT,
+    "teach": "Your token has no right to teach. Sign in with one that has.",
+    "admin": "Only an admin can do that.",
+}
 
 
 class SignIn(Exception):
@@ -60,6 +68,40 @@ class Visitor:
         if found is None or found.user_id != self.user_id:
             raise SignIn
         self.principal = found
+
+    async def known(self) -> bool:
+        """Whether the visitor may still look and change; who may not any more is led to the sign-in."""
+        try:
+            await self.check()
+        except SignIn:
+            ui.navigate.to("/login")
+            return False
+        return True
+
+    async def act(self, work: Callable[[], Awaitable[None]], scope: str | None = None) -> bool:
+        """Does what the visitor may (still) do, and says what stands in the way. True where it was done."""
+        try:
+            if not await self.known():
+                return False
+            if scope is not None and not self.may(scope):
+                raise UserError(_NO_RIGHT[scope])
+            await work()
+        except (UserError, ApiError) as e:
+            toast(str(e))
+            return False
+        return True
+
+    def watch(self, seconds: float, look: Callable[[], Awaitable[None]]) -> ui.timer:
+        """Calls `look` again and again, each time only if the visitor may still see what it shows."""
+
+        async def look_if_known() -> None:
+            if await self.known():
+                await look()
+            else:
+                timer.cancel()
+
+        timer = ui.timer(seconds, look_if_known)
+        return timer
 
 
 async def visitor_of(request: Request) -> Visitor | None:
