@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 IGNORE = -100  # the target of a position without loss, as in torch.nn.functional.cross_entropy
+SHARED = -1  # the segment of a row's beginning that all its segments see, such as one system message for many chats
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Batch:
     targets: Tensor
     """The token to predict at each position, already shifted; `IGNORE` where there is no loss."""
     segment_ids: Tensor | None = None
-    """A token attends only to tokens of the same segment. None: each row is one segment."""
+    """A token attends only to tokens of the same segment, and to `SHARED` ones. None: each row is one segment."""
     positions: Tensor | None = None
     """The position of each token within its segment. None: 0..T-1 in each row."""
 

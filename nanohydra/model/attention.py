@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanohydra.data.batch import SHARED
 from nanohydra.model import attention_cpu
 from nanohydra.model.config import ModelConfig
 from nanohydra.model.norms import RMSNorm
@@ -71,14 +72,15 @@ def visibility(
     """The mask of `Visible` (B or 1, H or 1, T, S): 0 or ALiBi's -slope x distance where a query sees a key, else -inf.
 
     queries (B or 1, T) and keys (B or 1, S) are places in the sequence, a key's is below 0 where there is none;
-    segments (B, T), for keys = queries, keeps a token within its own segment; slopes (H,) are ALiBi's.
+    segments (B, T), for keys = queries, keeps a token within its own segment and a `SHARED` one; slopes (H,) are ALiBi's.
     """
     distance = queries.unsqueeze(-1) - keys.unsqueeze(-2)
     seen = (distance >= 0) & (keys >= 0).unsqueeze(-2)
     if window is not None:
         seen = seen & (distance < window)
     if segments is not None:
-        seen = seen & (segments.unsqueeze(-1) == segments.unsqueeze(-2))
+        own = segments.unsqueeze(-1) == segments.unsqueeze(-2)
+        seen = seen & (own | (segments == SHARED).unsqueeze(-2))
     bias = torch.zeros((), dtype=dtype, device=queries.device)
     if slopes is not None:
         bias = (-slopes.view(-1, 1, 1) * distance.unsqueeze(1)).to(dtype)
