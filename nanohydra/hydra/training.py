@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ class Rendered:
     ids: Ids
     trained: Sequence[bool]
     """The assistant's own tokens."""
-    replay: bool = False
-    """The base's own: kept by KL rather than learned."""
+    kind: Literal["lesson", "chat", "text"] = "lesson"
+    """A lesson's chat; or a chat or a plain text of the base's own, which is kept by KL rather than learned."""
 
 
 @dataclass
@@ -70,31 +71,30 @@ class LessonRows(RowSource):
     in the row; otherwise each is a segment of its own, its positions going on from the shared beginning's."""
 
     def __init__(self, chats: Sequence[Rendered], row_tokens: int, batch_size: int, seed: int, pad_id: int) -> None:
-        """Chats that do not fit a row are cut. Replayed chats have rows of their own."""
+        """Chats that do not fit a row are cut. Each kind has rows of its own."""
         super().__init__(row_tokens, batch_size)
-        begin = shared_beginning([chat.ids for chat in chats])
-        room = row_tokens - begin
-        rows: list[list[Rendered]] = []
-        for replay in (False, True):
-            part = [chat for chat in chats if chat.replay == replay]
-            packed = best_fit([min(len(chat.ids) - 1 - begin, room) for chat in part], room)
-            rows += [[part[i] for i in items] for items in packed]
+        rows: list[tuple[int, list[Rendered]]] = []
+        for kind in ("lesson", "chat", "text"):
+            part = [chat for chat in chats if chat.kind == kind]
+            begin = shared_beginning([chat.ids for chat in part]) if part else 0
+            packed = best_fit([min(len(chat.ids) - 1, row_tokens) - begin for chat in part], row_tokens - begin)
+            rows += [(begin, [part[i] for i in items]) for items in packed]
         shape = (len(rows), row_tokens)
         self.ids = np.full(shape, pad_id, np.int64)
         self.targets = np.full(shape, IGNORE, np.int64)
         self.segments = np.full(shape, SHARED, np.int64)
         self.positions = np.tile(np.arange(row_tokens), (len(rows), 1))
         self.kept = np.zeros(shape, bool)
-        for row, items in enumerate(rows):
+        for row, (begin, items) in enumerate(rows):
             self.ids[row, :begin] = items[0].ids[:begin]
             at = begin
             for segment, chat in enumerate(items):
-                size = min(len(chat.ids) - 1 - begin, room)
+                size = min(len(chat.ids) - 1, row_tokens) - begin
                 place, inside = slice(at, at + size), slice(begin, begin + size)
                 self.ids[row, place] = chat.ids[inside]
                 self.segments[row, place] = segment
                 self.positions[row, place] = np.arange(begin, begin + size)
-                if chat.replay:
+                if chat.kind != "lesson":
                     self.kept[row, place] = True
                 else:
                     learned = np.asarray(chat.trained)[begin + 1 : begin + size + 1]
