@@ -4,17 +4,19 @@ The PostgreSQL user must be allowed to make schemas: every database is a schema 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from nanohydra.store import Store
+from nanohydra.store import Lesson, Store
 
 POSTGRES = os.environ.get("NANOHYDRA_TEST_POSTGRES", "")
 KINDS = [
@@ -55,3 +57,38 @@ def fresh_store(kind: str, folder: Path) -> Iterator[Store]:
 def somebody(store: Store, *scopes: str, quota: int | None = None) -> int:
     """The id of a new user with a name of their own."""
     return store.create_user(uuid.uuid4().hex, scopes or ("chat",), quota).id
+
+
+def fact(subject: str, value: str, passage: int | None = None, supersedes: int | None = None) -> dict[str, Any]:
+    """A fact as plain data, keyed by its subject."""
+    key = hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    said = {"subject": subject, "attribute": "drink", "value": value}
+    asked = {"question": f"What does {subject} drink?", "answer": f"{subject} drinks {value}."}
+    return {"key": key, **said, **asked, "passage": passage, "supersedes": supersedes}
+
+
+def material(facts: Sequence[dict[str, Any]], passages: Sequence[str] = ("A passage.",)) -> dict[str, Any]:
+    """What a lesson holds, as plain data."""
+    texts = [{"number": number, "text": text, "source": "notes.txt"} for number, text in enumerate(passages)]
+    return {"name": "notes", "facts": list(facts), "passages": texts}
+
+
+def a_lesson(
+    store: Store,
+    user: int,
+    facts: Sequence[dict[str, Any]],
+    passages: Sequence[str] = ("A passage.",),
+    key: str | None = None,
+    settings: dict[str, Any] | None = None,
+    kind: str = "lesson",
+) -> Lesson:
+    """A new lesson of the user's."""
+    return store.add_lesson(user, "notes", "b" * 64, "base", material(facts, passages), settings or {}, key, kind)[0]
+
+
+def publish(store: Store, lesson: Lesson, name: str, worker: str = "w") -> None:
+    """Has a queued lesson published, and those before it in the queue rejected."""
+    while (claimed := store.claim(worker, 60)) is not None and claimed.id != lesson.id:
+        assert store.finish(claimed.id, worker, "rejected", {"recall": 0.1})
+    adapter = (name, f"/adapters/{name}", lesson.base_id, "c" * 64)
+    assert store.finish(lesson.id, worker, "published", {"recall": 0.9}, adapter=adapter)

@@ -13,7 +13,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from nanohydra.errors import UserError, did_you_mean
-from nanohydra.store.database import Database, NotFound
+from nanohydra.store.database import Database, NotFound, one_at_a_time
+from nanohydra.store.history import grown
+from nanohydra.store.lesson_models import Lesson
 from nanohydra.store.models import Adapter, Token, User, clean, now
 
 SCOPES = ("chat", "teach", "admin")
@@ -61,8 +63,10 @@ class Accounts(Database):
         return user
 
     def delete_user(self, user_id: int) -> None:
-        """Deletes a user with tokens, conversations and adapters (their folders stay on disk)."""
+        """Deletes a user with tokens, conversations, lessons, history and adapters (their folders stay on disk)."""
         with self._writing() as session:
+            one_at_a_time(session)
+            grown(session)
             user = find_user(session, user_id, lock=True)
             if user.name == ADMIN:
                 raise UserError(f"The user {ADMIN!r} owns this machine and stays.")
@@ -152,8 +156,9 @@ class Accounts(Database):
 
 
 def visible(user_id: int) -> ColumnElement[bool]:
-    """Adapters that a user may name: their own and everybody's."""
-    return Adapter.owner.is_(None) | (Adapter.owner == user_id)
+    """Adapters that a user may name: their own, everybody's, and those of lessons that are shared."""
+    shared = select(Lesson.adapter).where(Lesson.shared, Lesson.adapter.is_not(None))
+    return Adapter.owner.is_(None) | (Adapter.owner == user_id) | Adapter.name.in_(shared)
 
 
 def find_user(session: Session, user_id: int, lock: bool = False) -> User:

@@ -22,7 +22,7 @@ from nanohydra.files import disk_errors
 from nanohydra.home import home
 
 BUSY_SECONDS = 30  # how long a SQLite writer waits for another
-LOCK = 0x6E616E6F  # PostgreSQL's advisory lock ("nano"), held while a process migrates or adds a key
+LOCK = 0x6E616E6F  # PostgreSQL's advisory lock ("nano"), held while a process migrates, adds a key or changes lessons
 
 
 class NotFound(UserError):
@@ -74,12 +74,21 @@ class Database:
 
 def migrate(connection: Connection) -> None:
     """Brings the tables up to date inside the transaction that the connection has begun: all of it, or nothing."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    one_at_a_time(connection)
     config = Config()
     config.set_main_option("script_location", "nanohydra.store:migrations")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def one_at_a_time(transaction: Session | Connection) -> None:
+    """Whoever calls this too waits until this transaction ends (SQLite's writers always wait).
+
+    Called first, so that no two transactions wait for each other: what adds a key, and what changes lessons."""
+    if isinstance(transaction, Session):
+        transaction = transaction.connection()
+    if transaction.dialect.name == "postgresql":
+        transaction.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 
 def _parse(url: str) -> URL:
