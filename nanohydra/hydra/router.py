@@ -23,12 +23,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nanohydra.hydra.attributes import MASK, Attributes, canonical
 from nanohydra.hydra.names import Mention, Name, Names, Word, follows_up, name_of, words
-from nanohydra.hydra.plain_words import FUNCTION, PLAIN
+from nanohydra.hydra.plain_words import FIRST_PERSON, FUNCTION, PLAIN
 
 Vectors = NDArray[np.float32]
-MASK = "this one"
-"""What stands for a name in texts that are compared by their embeddings."""
+LessonId = int | str
+Context = Sequence[Mapping[str, Any]]
+"""The earlier messages of a conversation: {"role", "content"}."""
+SPEAKERS = frozenset({"me", "us"})
+"""Subjects of facts about the person who asks."""
 
 
 class TaughtFact(Protocol):
@@ -52,7 +56,7 @@ class TaughtFact(Protocol):
 class Taught:
     """A lesson with its current facts."""
 
-    lesson_id: str
+    lesson_id: LessonId
     facts: Sequence[TaughtFact]
     vectors: Vectors | None = None
     """(facts, D) unit vectors of each fact's `fact_text`."""
@@ -62,7 +66,7 @@ class Taught:
 class Route:
     """Who answers, and why."""
 
-    lesson_id: str | None
+    lesson_id: LessonId | None
     """None: the base."""
     why: Literal["entity", "similar", "none"]
     evidence: str
@@ -76,17 +80,34 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How likeness becomes a score: logistic(meaning * b + margin * (b - u) + words * o - bias), where b is the cosine with
+    the fact or its attribute's nearest wording, u with the nearest wording of anything not taught about the subject, and o
+    the share of the question's own words that stand in the fact. Fitted by bench/routing.py."""
+
+    meaning: float = 6.0
+    margin: float = 12.0
+    words: float = 2.0
+    bias: float = 1.0
+
+    def score(self, likeness: float, rival: float, overlap: float) -> float:
+        """In [0, 1]."""
+        z = self.meaning * likeness + self.margin * (likeness - rival) + self.words * overlap - self.bias
+        return 1 / (1 + math.exp(-z))
+
+
+@dataclass(frozen=True)
 class Thresholds:
-    """How sure the router must be. Calibrated by bench/routing.py; scores are those of `Router`."""
+    """How sure the router must be; calibrated by bench/routing.py."""
 
     named: float = 0.5
     """Least fit of a fact whose subject is named in full, or went on about."""
     unsure: float = 0.5
     """... whose subject is named by a first or last name alone, or by a common noun."""
-    value: float = 0.8
-    """... of which the question names the value alone."""
-    free: float = 0.8
-    """... that is about nothing nameable."""
+    free: float = 0.75
+    """Least cosine with a fact about nothing nameable, or of which the question names the value alone."""
+    free_words: float = 0.75
+    """The same where there are no vectors: the least share of the question's own words that stand in the fact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +117,7 @@ class _Entry:
     lesson: int
     fact: TaughtFact
     name: Name
+    attribute: str
     stems: frozenset[str]
     row: int | None
     """Its row in the router's vectors."""
@@ -104,33 +126,37 @@ class _Entry:
 def fact_text(fact: TaughtFact) -> str:
     """The text whose embedding stands for a fact: question and answer with the subject masked."""
     text = f"{fact.question} {fact.answer}"
-    return mask(text, Names([fact.subject])) if fact.subject else text
-
-
-def mask(text: str, names: Names) -> str:
-    """A text in which MASK stands for each name."""
-    said = words(text)
-    mentions = names.find(said)
-    if not mentions:
+    if not fact.subject or fact.subject in SPEAKERS:
         return text
-    inside = {i for mention in mentions for i in range(mention.start, mention.end)}
-    starts = {mention.start for mention in mentions}
+    said = words(text)
+    return mask(text, Names([fact.subject]).find(said), said)
+
+
+def mask(text: str, mentions: Sequence[Mention], said: Sequence[Word]) -> str:
+    """A text of which `said` are the words, with MASK for each of its mentions."""
     parts: list[str] = []
     end = 0
-    for i, word in enumerate(said):
-        if i in inside:
-            parts.append(text[end : word.begin] + MASK if i in starts else "")
-            end = word.end
+    for mention in mentions:
+        parts += [text[end : said[mention.start].begin], MASK]
+        end = said[mention.end - 1].end
     return "".join(parts) + text[end:]
 
 
 class Router:
     """Sends questions to lessons. Pure functions of what it was made of."""
 
-    def __init__(self, lessons: Sequence[Taught], thresholds: Thresholds | None = None) -> None:
-        """Args: lessons: oldest first: of facts with one key the newest counts."""
+    def __init__(
+        self,
+        lessons: Sequence[Taught],
+        attributes: Attributes | None = None,
+        thresholds: Thresholds | None = None,
+        fit: Fit | None = None,
+    ) -> None:
+        """Args: lessons: oldest first: of facts with one key the newest counts. attributes: those of the facts included."""
         self.lessons = tuple(lessons)
         self.thresholds = thresholds or Thresholds()
+        self.fit = fit or Fit()
+        self._attributes = attributes
         newest = {fact.key: i for i, lesson in enumerate(self.lessons) for fact in lesson.facts}
         blocks: list[Vectors] = []
         self._entries: list[_Entry] = []
@@ -140,13 +166,15 @@ class Router:
                 if newest[fact.key] != i:
                     continue
                 row = None if lesson.vectors is None else rows + n
-                self._entries.append(_Entry(i, fact, name_of(fact.subject), _fact_stems(fact), row))
+                name = SELF if fact.subject in SPEAKERS else name_of(fact.subject)
+                attribute = canonical(fact.attribute) if fact.attribute else ""
+                self._entries.append(_Entry(i, fact, name, attribute, _fact_stems(fact), row))
             if lesson.vectors is not None:
                 blocks.append(lesson.vectors)
                 rows += len(lesson.vectors)
         self._vectors: Vectors | None = np.concatenate(blocks) if blocks else None
         texts = [text for entry in self._entries for text in (entry.fact.question, entry.fact.answer)]
-        self.names = Names((entry.fact.subject for entry in self._entries if entry.name), texts)
+        self.names = Names((entry.fact.subject for entry in self._entries if entry.name not in ((), SELF)), texts)
         self._values = Names((entry.fact.value for entry in self._entries if _tells(entry.fact.value)), texts)
         self._about: dict[Name, list[_Entry]] = defaultdict(list)
         self._valued: dict[Name, list[_Entry]] = defaultdict(list)
@@ -155,15 +183,16 @@ class Router:
             if _tells(entry.fact.value):
                 self._valued[name_of(entry.fact.value)].append(entry)
 
-    def query(self, question: str, context: Sequence[Mapping[str, Any]] = ()) -> str:
-        """What to embed for `route`: the question with the names of taught subjects masked."""
-        return mask(question, self.names)
+    def query(self, question: str, context: Context = ()) -> str:
+        """What to embed for `route`: the question with the names of taught subjects, or what stands for them, masked."""
+        said = words(question)
+        mentions = self.names.find(said)
+        if mentions or not self.subjects(question, context)[0]:
+            return mask(question, mentions, said)
+        return _PRONOUN.sub(lambda m: MASK + ("'s" if m[1].casefold() in _POSSESSIVE else ""), question)
 
-    def subjects(self, question: str, context: Sequence[Mapping[str, Any]] = ()) -> tuple[list[Name], bool, str]:
-        """The taught subjects that a question is about, whether that is sure, and the evidence in words.
-
-        Args: context: the earlier messages of the conversation, {"role", "content"}: what "she" may stand for.
-        """
+    def subjects(self, question: str, context: Context = ()) -> tuple[list[Name], bool, str]:
+        """The taught subjects that a question is about, whether that is sure, and the evidence in words."""
         focus: list[Mention] = []
         for message in context:
             if message["role"] == "user":
@@ -172,33 +201,53 @@ class Router:
         mentions = self.names.find(said)
         if mentions:
             sure = all(mention.sure or any(mention.name == earlier.name for earlier in focus) for mention in mentions)
-            return _unique(mentions), sure, "names " + _listed(" ".join(_spoken(said, m)) for m in mentions)
+            return _unique(mentions), sure, "names " + self._listed(mentions)
         focus = self._focus(said, focus)
-        evidence = "goes on about " + _listed(" ".join(mention.name) for mention in focus) if focus else ""
-        return _unique(focus), all(mention.sure for mention in focus), evidence
+        return _unique(focus), all(m.sure for m in focus), f"goes on about {self._listed(focus)}" if focus else ""
 
-    def route(self, question: str, context: Sequence[Mapping[str, Any]] = (), vector: Vectors | None = None) -> Route:
+    def route(self, question: str, context: Context = (), vector: Vectors | None = None) -> Route:
         """The lesson for a question.
 
         Args:
-            context: the earlier messages of the conversation.
+            context: the earlier messages of the conversation: what "she" may stand for.
             vector: (D,) the embedding of `query(question, context)`; without it words alone are compared.
         """
         said = words(question)
         about, sure, evidence = self.subjects(question, context)
-        limits = self.thresholds
         if about:
-            entries = [entry for name in about for entry in self._about[name]]
-            inside = {word for name in about for word in name}
-            asked = _stems(word for word in said if word.text not in inside)
-            return self._best(entries, asked, vector, limits.named if sure else limits.unsure, "entity", evidence)
+            return self._named(about, sure, evidence, said, vector)
         asked = _stems(said)
-        values = [] if self._unknown(said) else self._values.find(said)
-        entries = [entry for name in _unique(values) for entry in self._valued[name]]
-        found = self._best(entries, asked, vector, limits.value, "similar", "asks about a taught answer")
-        if found.lesson_id is not None:
-            return found
-        return self._best(self._about[()], asked, vector, limits.free, "similar", "is nearly a taught question")
+        entries = list(self._about[()])
+        if any(word.text in FIRST_PERSON for word in said):
+            entries += self._about[SELF]
+        if not self._unknown(said):
+            entries += [entry for name in _unique(self._values.find(said)) for entry in self._valued[name]]
+        scored = [(self._likeness(entry, asked, vector), entry) for entry in entries]
+        least = self.thresholds.free_words if vector is None else self.thresholds.free
+        return self._best(scored, least, "similar", "is like a taught question", "nothing taught is like it")
+
+    def _named(
+        self, about: Sequence[Name], sure: bool, evidence: str, said: Sequence[Word], vector: Vectors | None
+    ) -> Route:
+        """The route of a question about known subjects."""
+        entries = [entry for name in about for entry in self._about[name]]
+        inside = {word for name in about for word in name}
+        asked = _stems(word for word in said if word.text not in inside)
+        if not asked:  # "Who is Mira Solberg?"
+            scored = [(1.0, entry) for entry in entries]
+        elif vector is None or self._attributes is None:
+            # Words alone cannot tell that "birthplace" is "where ... born": the name decides.
+            scored = [(0.5 + _overlap(entry, asked) / 2, entry) for entry in entries]
+        else:
+            nearest = self._attributes.likeness(vector)
+            taught = {entry.attribute for entry in entries}
+            rival = max((value for name, value in nearest.items() if name not in taught), default=0.0)
+            scored = []
+            for entry in entries:
+                likeness = max(self._cosine(entry, vector), nearest.get(entry.attribute, 0.0))
+                scored.append((self.fit.score(likeness, rival, _overlap(entry, asked)), entry))
+        least = self.thresholds.named if sure else self.thresholds.unsure
+        return self._best(scored, least, "entity", evidence, f"{evidence}, but nothing like this was taught")
 
     def _focus(self, said: Sequence[Word], focus: list[Mention]) -> list[Mention]:
         """What a turn leaves in mind: what it names, or what it goes on about; nothing after a new topic."""
@@ -215,35 +264,36 @@ class Router:
 
     def _best(
         self,
-        entries: Sequence[_Entry],
-        asked: frozenset[str],
-        vector: Vectors | None,
-        threshold: float,
+        scored: Sequence[tuple[float, _Entry]],
+        least: float,
         why: Literal["entity", "similar"],
         evidence: str,
+        otherwise: str,
     ) -> Route:
-        """The route to the best of `entries`, or to the base where none reaches the threshold."""
-        scored = [(self._fit(entry, asked, vector, why), entry.lesson, n) for n, entry in enumerate(entries)]
-        scored.sort(reverse=True)
-        fitting = [entries[n] for score, _, n in scored if score >= threshold]
-        score = scored[0][0] if scored else 0.0
-        if not fitting:
-            known = f"{evidence}, but nothing like this was taught" if why == "entity" else "nothing taught is like it"
-            return Route(None, "none", known, score)
-        first = fitting[0]
-        facts = tuple(entry.fact for entry in fitting)
-        return Route(self.lessons[first.lesson].lesson_id, why, evidence, score, first.fact, facts)
+        """The route to the best fact, the newest of equals; to the base where none reaches `least`."""
+        ordered = sorted(scored, key=lambda pair: (pair[0], pair[1].lesson), reverse=True)
+        score = ordered[0][0] if ordered else 0.0
+        facts = tuple(entry.fact for value, entry in ordered if value >= least)
+        if not facts:
+            return Route(None, "none", otherwise, score)
+        return Route(self.lessons[ordered[0][1].lesson].lesson_id, why, evidence, score, facts[0], facts)
 
-    def _fit(self, entry: _Entry, asked: frozenset[str], vector: Vectors | None, why: str) -> float:
-        """How well a fact answers what is asked, in [0, 1]: words in common and, with vectors, likeness of meaning."""
-        overlap = len(asked & entry.stems) / len(asked) if asked else 1.0
-        if vector is None or entry.row is None or self._vectors is None:
-            # Words alone cannot tell "birthplace" from "where ... born": the name must do.
-            return 0.5 + 0.5 * overlap if why == "entity" else overlap
-        cosine = float(self._vectors[entry.row] @ vector)
-        return 1.0 if not asked else 1 / (1 + math.exp(-(12 * (cosine - 0.42) + 2 * (overlap - 0.3))))
+    def _likeness(self, entry: _Entry, asked: frozenset[str], vector: Vectors | None) -> float:
+        """The cosine of a fact and a question, or the share of words in common where there are no vectors."""
+        return _overlap(entry, asked) if vector is None or entry.row is None else self._cosine(entry, vector)
+
+    def _cosine(self, entry: _Entry, vector: Vectors) -> float:
+        if entry.row is None or self._vectors is None:
+            return 0.0
+        return float(self._vectors[entry.row] @ vector)
+
+    def _listed(self, mentions: Sequence[Mention]) -> str:
+        return " and ".join(self._about[name][0].fact.subject for name in _unique(mentions))
 
 
+SELF: Name = ("me",)
+_POSSESSIVE = frozenset({"his", "their", "its", "theirs", "her"})
+_PRONOUN = re.compile(r"\b(he|she|him|her|his|hers|they|them|their|theirs|it|its)\b", re.I)
 _ENDINGS = re.compile(r"(?<=\w{3})(ings?|ed|es|s|e|ion|ions|al|ly|er|ers)$")
 
 
@@ -272,12 +322,8 @@ def _unique(mentions: Sequence[Mention]) -> list[Name]:
     return list(dict.fromkeys(mention.name for mention in mentions))
 
 
-def _spoken(said: Sequence[Word], mention: Mention) -> list[str]:
-    return [said[i].text for i in range(mention.start, mention.end)]
-
-
-def _listed(names: Any) -> str:
-    return " and ".join(dict.fromkeys(names))
+def _overlap(entry: _Entry, asked: frozenset[str]) -> float:
+    return len(asked & entry.stems) / len(asked) if asked else 0.0
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -1,0 +1,96 @@
+"""What people ask about somebody or something, as vectors: so that a question about what was not taught is known as such.
+
+Between "Where was this one born?" and a taught "this one lives in Oslo" the cosine is high: both are about a person and a
+place. That the question is nearer still to the wordings of "birthplace" tells that it asks for something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanohydra.hydra.grammar import sentence, subject_slots
+from nanohydra.hydra.relations import attribute_of, bind, relations
+
+Vectors = NDArray[np.float32]
+Embed = Callable[[list[str]], Vectors]
+MASK = "this one"
+"""What stands for a name in texts that are compared by their embeddings."""
+WORDINGS = 6
+"""Questions of each attribute that are compared."""
+FAMILIES = {
+    "favourite *": ("colour", "food", "drink", "book", "film", "song", "sport", "animal"),
+    "* name": ("dog", "cat", "pet"),
+    "kin *": ("brother", "sister", "mother", "father", "son", "daughter", "friend", "best friend", "colleague", "boss"),
+    "number of *": ("children", "siblings", "employees", "rooms"),
+}
+"""What attributes like "favourite *" are compared as."""
+
+
+class Attributes:
+    """Wordings of attributes; immutable."""
+
+    def __init__(self, names: Sequence[str], vectors: Vectors) -> None:
+        """Args: names: (N) of the attribute that each of the vectors (N, D) is a wording of."""
+        self.names = tuple(dict.fromkeys(names))
+        order = {name: i for i, name in enumerate(self.names)}
+        rows = np.argsort([order[name] for name in names], kind="stable")
+        self._owners = tuple(names[row] for row in rows)
+        self._vectors = vectors[rows]
+        self._starts = [i for i, name in enumerate(self._owners) if i == 0 or name != self._owners[i - 1]]
+
+    @classmethod
+    def usual(cls, embed: Embed) -> Attributes:
+        """Those that people usually ask about; embeds some hundred short questions, which takes seconds."""
+        return cls._of(usual_attributes(), embed)
+
+    def plus(self, attributes: Iterable[str], embed: Embed) -> Attributes:
+        """With further attributes, as facts have them."""
+        new = dict.fromkeys(canonical(name) for name in attributes if name)
+        missing = [name for name in new if name not in self.names]
+        if not missing:
+            return self
+        more = self._of(missing, embed)
+        return Attributes(self._owners + more._owners, np.concatenate([self._vectors, more._vectors]))
+
+    def likeness(self, vector: Vectors) -> dict[str, float]:
+        """The cosine of each attribute's nearest wording with an embedded question (D,)."""
+        nearest = np.maximum.reduceat(self._vectors @ vector, self._starts)
+        return dict(zip(self.names, nearest.tolist()))
+
+    @classmethod
+    def _of(cls, attributes: Sequence[str], embed: Embed) -> Attributes:
+        texts = {name: wordings(name) for name in attributes}
+        owners = [name for name in attributes for _ in texts[name]]
+        return cls(owners, embed([text for name in attributes for text in texts[name]]))
+
+
+@cache
+def canonical(attribute: str) -> str:
+    """The name by which an attribute is compared: "trade" and "occupation" are the same."""
+    return attribute_of(bind(attribute), attribute)
+
+
+@cache
+def usual_attributes() -> tuple[str, ...]:
+    """All attributes that teaching knows by wordings of their own."""
+    names: list[str] = []
+    for relation in relations():
+        if relation.parametric:
+            names += [relation.attribute.replace("{T}", kind) for kind in FAMILIES.get(relation.title, ())]
+        else:
+            names.append(relation.attribute)
+    return tuple(dict.fromkeys(canonical(name) for name in names))
+
+
+@cache
+def wordings(attribute: str) -> tuple[str, ...]:
+    """Questions for the attribute, its answer without a value, and its name."""
+    bound = bind(attribute)
+    slots = subject_slots(MASK) | {"V": "", "aV": ""} | bound.slots
+    asked = [sentence(template, slots) for template in bound.relation.questions[:WORDINGS]]
+    told = sentence(bound.relation.statements[0], slots).replace("  ", " ").replace(" .", ".")
+    return tuple(dict.fromkeys([*asked, told, f"{MASK}'s {canonical(attribute)}"]))
