@@ -16,8 +16,8 @@ import httpx
 import pytest
 from serve_server import Running, fake_base, fake_engine, served, wait_for
 
+from nanohydra import logs
 from nanohydra.errors import UserError
-from nanohydra.serve import logs
 from nanohydra.serve.app import create_app
 from nanohydra.serve.config import ServeConfig
 

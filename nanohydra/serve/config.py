@@ -52,6 +52,20 @@ class ServeConfig:
     """Origins of web pages elsewhere that may call the API, such as https://example.org."""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which a proxy reaches the server. With any, everybody needs a token."""
+    teach: bool = True
+    """Whether lessons are made here: a process of lower priority trains while the server answers."""
+    teach_threads: int = 0
+    """Threads that training may use (0: as many as there are processors)."""
+    teach_hour: int | None = 3
+    """Hour of the day (local time) at which lessons are consolidated and their facts asked again (none: never by itself)."""
+    teach_max_open: int = 16
+    """Lessons of one user that may wait or be made; further ones are turned away with 429."""
+    teach_max_characters: int = 400_000
+    """Longest text of one lesson, after a file has been read."""
+    teach_max_facts: int = 400
+    """Most facts of one lesson."""
+    memory: bool = True
+    """Whether answers use what was taught, where a request does not say. A request can always turn it off."""
     web: bool = True
     """Whether the web app is offered (needs nicegui)."""
 
@@ -68,6 +82,11 @@ class ServeConfig:
             "requests_per_minute": (self.requests_per_minute >= 0, "0 or more"),
             "max_body_bytes": (self.max_body_bytes >= 1024, "at least 1024"),
             "max_choices": (self.max_choices >= 1, "at least 1"),
+            "teach_threads": (self.teach_threads >= 0, "0 or more"),
+            "teach_hour": (self.teach_hour is None or 0 <= self.teach_hour < 24, "between 0 and 23"),
+            "teach_max_open": (self.teach_max_open >= 1, "at least 1"),
+            "teach_max_characters": (self.teach_max_characters >= 100, "at least 100"),
+            "teach_max_facts": (self.teach_max_facts >= 1, "at least 1"),
             "ping_seconds": (self.ping_seconds > 0, "above 0"),
         }
         for name, (good, rule) in bounds.items():

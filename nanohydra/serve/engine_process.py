@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Any, BinaryIO
 
+from nanohydra import logs
 from nanohydra.adapt.attach import Adapters
 from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
@@ -26,7 +27,7 @@ from nanohydra.infer.engine import Engine
 from nanohydra.infer.request import Request
 from nanohydra.jobs.bases import open_engine
 from nanohydra.model.hub import base_id, find_base
-from nanohydra.serve import logs, protocol
+from nanohydra.serve import protocol
 from nanohydra.serve.protocol import Command, Failed, Finished, Message, Ready, Reply, Start, Token, Usage
 
 log = logging.getLogger("nanohydra.serve.engine")

@@ -13,10 +13,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nanohydra.logs import described
 from nanohydra.serve.api.answers import error_response
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.errors import ApiError, EngineBroke, Forbidden, TooLarge
-from nanohydra.serve.logs import described
 from nanohydra.serve.metrics import Metrics
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import uvicorn
 
+from nanohydra import logs
 from nanohydra.errors import UserError
-from nanohydra.serve import logs
 from nanohydra.serve.app import create_app
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.services import Services

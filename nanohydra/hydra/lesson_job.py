@@ -1,0 +1,81 @@
+"""What the process that makes a lesson is given: plain data out of the store. Loads no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanohydra.errors import UserError
+from nanohydra.hydra.material import Fact, Material, Passage
+from nanohydra.store import Lesson, LessonFact, LessonPassage, Store
+
+TAUGHT = "lessons"
+"""The setting that names the lessons whose knowledge a consolidation holds."""
+
+
+def job_of(store: Store, lesson: Lesson) -> dict[str, Any]:
+    """The job of a lesson as its facts and settings are now. UserError where nothing is left to teach."""
+    settings = {name: value for name, value in lesson.settings.items() if name != TAUGHT}
+    job: dict[str, Any] = {
+        "kind": lesson.kind,
+        "lesson": str(lesson.id),
+        "base": {"name": lesson.base_name, "id": lesson.base_id},
+        "settings": settings,
+    }
+    if lesson.kind == "consolidation":
+        parts = [taught(store, part) for part in taught_before(store, lesson) if part.id in lesson.settings[TAUGHT]]
+        if len(parts) < 2:
+            raise UserError("There are fewer than two published lessons to consolidate.")
+        return {**job, "lessons": parts}
+    material = material_of(store, lesson)
+    if not material.facts:
+        raise UserError("The lesson has no facts left to train on; what its passages say is found by retrieval.")
+    forgotten = [f for f in store.facts(lesson.user_id, lesson.id, current=False) if f.forgotten]
+    return {
+        **job,
+        "material": material.to_data(),
+        "forgotten": [as_fact(fact).to_data() for fact in forgotten],
+        "earlier": [taught(store, other) for other in taught_before(store, lesson)],
+    }
+
+
+def taught_before(store: Store, lesson: Lesson) -> list[Lesson]:
+    """The user's other published lessons over the same base, oldest first: what must not be lost."""
+    return [
+        other
+        for other in reversed(store.lessons(lesson.user_id, "published"))
+        if other.kind == "lesson" and other.id != lesson.id and other.base_id == lesson.base_id
+    ]
+
+
+def material_of(store: Store, lesson: Lesson) -> Material:
+    """What a lesson teaches: its current facts, and its passages."""
+    passages = store.passages(lesson.user_id, lesson.id)
+    numbers = {passage.id: passage.number for passage in passages}
+    facts = store.facts(lesson.user_id, lesson.id)
+    return Material(
+        lesson.name,
+        tuple(as_fact(fact, numbers) for fact in facts),
+        tuple(as_passage(passage) for passage in passages),
+    )
+
+
+def as_fact(row: LessonFact, numbers: dict[int, int] | None = None) -> Fact:
+    """A row of the store as a fact. numbers: of passages by their ids."""
+    passage = None if numbers is None or row.passage_id is None else numbers.get(row.passage_id)
+    return Fact(row.subject, row.attribute, row.value, row.question, row.answer, passage)
+
+
+def as_passage(row: LessonPassage) -> Passage:
+    """A row of the store as a passage."""
+    return Passage(row.number, row.text, row.source)
+
+
+def taught(store: Store, lesson: Lesson) -> dict[str, Any]:
+    """A published lesson as those after it meet it."""
+    folders = {adapter.name: adapter.folder for adapter in store.adapters(lesson.user_id)}
+    return {
+        "lesson": str(lesson.id),
+        "name": lesson.name,
+        "facts": [as_fact(fact).to_data() for fact in store.facts(lesson.user_id, lesson.id)],
+        "folder": folders.get(lesson.adapter or ""),
+    }
