@@ -191,12 +191,24 @@ class Router:
             return mask(question, mentions, said)
         return _PRONOUN.sub(lambda m: MASK + ("'s" if m[1].casefold() in _POSSESSIVE else ""), question)
 
+    def resolved(self, question: str, context: Context = ()) -> str:
+        """The question with the subject that it goes on about before it: "Mira Solberg: And where does she work?"."""
+        names = [] if self.names.find(question) else self.subjects(question, context)[0]
+        return f"{' and '.join(self._about[name][0].fact.subject for name in names)}: {question}" if names else question
+
+    def named(self, question: str) -> frozenset[str]:
+        """The folded words of all names in a question, of those taught and of strangers."""
+        said = words(question)
+        mentions = self.names.find(said)
+        runs = self.names.strangers(said, mentions)
+        return frozenset(said[i].text for a, b in [(m.start, m.end) for m in mentions] + runs for i in range(a, b))
+
     def subjects(self, question: str, context: Context = ()) -> tuple[list[Name], bool, str]:
         """The taught subjects that a question is about, whether that is sure, and the evidence in words."""
         focus: list[Mention] = []
         for message in context:
             if message["role"] == "user":
-                focus = self._focus(words(_text(message)), focus)
+                focus = self._focus(words(text_of(message)), focus)
         said = words(question)
         mentions = self.names.find(said)
         if mentions:
@@ -326,6 +338,7 @@ def _overlap(entry: _Entry, asked: frozenset[str]) -> float:
     return len(asked & entry.stems) / len(asked) if asked else 0.0
 
 
-def _text(message: Mapping[str, Any]) -> str:
+def text_of(message: Mapping[str, Any]) -> str:
+    """The words of a message."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -1,0 +1,230 @@
+"""How a question is answered from what was taught: from an adapter, by quoting, by reading, or by the base alone.
+
+A published lesson that the router is sure of answers from its weights, and its facts are shown as sources. Otherwise what
+retrieval finds answers: a small base, which cannot be trusted to read, gives the taught sentence itself as a quotation; a
+larger one gets the passages numbered into its prompt. Otherwise the base answers as if nothing had been taught.
+
+Use:
+    recall = Recall(store, base_id, parameters, embed)
+    plan = recall.plan(messages, user_id)
+    # plan.quote is the whole answer; else generate with plan.adapter, after plan.prompt as a system message
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nanohydra.hydra.attributes import Embed, Vectors
+from nanohydra.hydra.memory import Memory, Vectorizer, read_memory
+from nanohydra.hydra.names import words
+from nanohydra.hydra.router import Route, text_of
+from nanohydra.store import LessonFact, LessonPassage, Store
+
+
+@dataclass(frozen=True)
+class RecallConfig:
+    """What may answer from what was taught."""
+
+    weights: bool = True
+    """Whether adapters answer."""
+
+    retrieval: bool = True
+    """Whether taught sentences and passages are found and cited."""
+
+    reads_from: int = 1_000_000_000
+    """Bases of at least this many parameters read passages in their prompt; smaller ones quote."""
+
+    sources: int = 3
+    """How many facts or passages an answer rests on, at most."""
+
+    users: int = 64
+    """Users whose indexes are kept in memory."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an answer rests on."""
+
+    n: int
+    """Its number in the answer, from 1."""
+    lesson_id: int
+    kind: Literal["fact", "passage"]
+    id: int
+    """The fact's or the passage's id in the store."""
+    text: str
+    """The sentence or passage itself."""
+    where: str
+    """Where it was taught: the passage's file and page, or the lesson's name."""
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data for an answer's provenance."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to answer."""
+
+    mode: Literal["weights", "quote", "reading", "base"]
+    route: Route
+    adapter: str | None = None
+    """The name of the adapter to answer with."""
+    lesson_id: int | None = None
+    """The lesson that the answer comes from, whether from its weights or by retrieval."""
+    sources: tuple[Source, ...] = ()
+    quote: str | None = None
+    """The whole answer, where it is a quotation."""
+    prompt: str | None = None
+    """What the base should read before the conversation."""
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data for an answer's provenance."""
+        return {
+            "mode": self.mode,
+            "adapter": self.adapter,
+            "lesson": self.lesson_id,
+            "route": {
+                "lesson": self.route.lesson_id,
+                "why": self.route.why,
+                "evidence": self.route.evidence,
+                "score": round(self.route.score, 4),
+            },
+            "sources": [source.to_data() for source in self.sources],
+        }
+
+
+NOTHING = Route(None, "none", "nothing was taught", 0.0)
+
+
+class Recall:
+    """Plans answers over one base, for every user. Threads may share it."""
+
+    def __init__(
+        self,
+        store: Store,
+        base_id: str,
+        parameters: int,
+        embed: Embed | None = None,
+        config: RecallConfig | None = None,
+    ) -> None:
+        """Args: embed: texts -> unit vectors (N, 384) float32; without it, words alone are compared."""
+        self.config = config or RecallConfig()
+        self._store, self._base_id, self._parameters = store, base_id, parameters
+        self._vectorizer = None if embed is None else Vectorizer(store, embed)
+        self._lock = threading.Lock()
+        # By user, so that nothing of one can ever be found for another.
+        self._memories: OrderedDict[int, Memory] = OrderedDict()
+
+    def warm(self) -> None:
+        """Does now what the first plan would wait some seconds for."""
+        if self._vectorizer is not None:
+            self._vectorizer.usual()
+
+    def plan(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        user_id: int,
+        *,
+        weights: bool | None = None,
+        retrieval: bool | None = None,
+        reads: bool | None = None,
+    ) -> Plan:
+        """How to answer a conversation, {"role", "content"} each, whose last message is the question.
+
+        Args: weights, retrieval: whether these may answer; reads: whether the base reads passages. None: as configured.
+        """
+        weights = self.config.weights if weights is None else weights
+        retrieval = self.config.retrieval if retrieval is None else retrieval
+        if not messages or messages[-1]["role"] != "user" or not (weights or retrieval):
+            return Plan("base", NOTHING)
+        memory = self.memory(user_id)
+        if memory.empty:
+            return Plan("base", NOTHING)
+        question, context = text_of(messages[-1]), messages[:-1]
+        asked = [memory.router.query(question, context), memory.router.resolved(question, context)]
+        vectors = None if self._vectorizer is None else self._vectorizer.embed(asked)
+        route = memory.router.route(question, context, None if vectors is None else vectors[0])
+        facts = [fact for fact in route.facts if isinstance(fact, LessonFact)]
+        if weights and route.lesson_id is not None and (adapter := memory.adapters.get(route.lesson_id)):
+            held = [fact for fact in facts if memory.adapters.get(fact.lesson_id) == adapter]
+            return Plan("weights", route, adapter, int(route.lesson_id), self._cited(memory, _first(held)))
+        if not retrieval:
+            return Plan("base", route)
+        found: list[LessonFact | LessonPassage] = list(_first(facts))
+        found = found or self._passages(memory, asked[1], None if vectors is None else vectors[1])
+        if not found:
+            return Plan("base", route)
+        sources = self._cited(memory, found)
+        if self._parameters >= self.config.reads_from if reads is None else reads:
+            return Plan("reading", route, None, sources[0].lesson_id, sources, prompt=_prompt(sources))
+        sources = sources if facts else sources[:1]
+        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=_quote(sources, asked[1]))
+
+    def memory(self, user_id: int) -> Memory:
+        """What a user may have recalled, as it is now."""
+        with self._lock:
+            before = self._memories.get(user_id)
+            if before is None or before.version != self._store.version():
+                before = read_memory(self._store, user_id, self._base_id, self._vectorizer, before)
+                self._memories[user_id] = before
+                while len(self._memories) > self.config.users:
+                    self._memories.popitem(last=False)
+            self._memories.move_to_end(user_id)
+            return before
+
+    def _passages(self, memory: Memory, question: str, vector: Vectors | None) -> list[LessonFact | LessonPassage]:
+        """The passages that answer a question; each holds every name that the question names."""
+        needed = memory.router.named(question)
+        hits = memory.index.search(question, vector, k=4 * self.config.sources)
+        numbers = [hit.number for hit in hits if needed <= {word.text for word in words(memory.texts[hit.number])}]
+        return [memory.passages[number] for number in numbers[: self.config.sources]]
+
+    def _cited(self, memory: Memory, found: Sequence[LessonFact | LessonPassage]) -> tuple[Source, ...]:
+        texts = {passage.id: text for passage, text in zip(memory.passages, memory.texts)}
+        sources = []
+        for n, row in enumerate(found[: self.config.sources], start=1):
+            name = memory.names[row.lesson_id]
+            if isinstance(row, LessonFact):
+                where = memory.where.get(row.passage_id or 0, name)
+                sources.append(Source(n, row.lesson_id, "fact", row.id, row.answer, where))
+            else:
+                sources.append(Source(n, row.lesson_id, "passage", row.id, texts[row.id], row.source))
+        return tuple(sources)
+
+
+def _first(facts: Sequence[LessonFact]) -> list[LessonFact]:
+    """The best fact, with others of the same kind about the same subject: two brothers."""
+    return [fact for fact in facts if (fact.subject, fact.attribute) == (facts[0].subject, facts[0].attribute)]
+
+
+def _quote(sources: Sequence[Source], question: str) -> str:
+    """Taught sentences with their numbers; of a passage the part that fits the question."""
+    return " ".join(
+        f"{source.text if source.kind == 'fact' else f'“{excerpt(source.text, question)}”'} [{source.n}]"
+        for source in sources
+    )
+
+
+def _prompt(sources: Sequence[Source]) -> str:
+    listed = "\n".join(f"[{source.n}] {source.text}" for source in sources)
+    return f"Notes:\n{listed}\n\nAnswer from the notes where they hold the answer, and give the number of the note, like [1]."
+
+
+def excerpt(text: str, question: str, length: int = 300) -> str:
+    """Of a text longer than `length` characters, the sentence with most of the question's words, and those after it."""
+    if len(text) <= length:
+        return text
+    asked = {word.text for word in words(question)}
+    sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
+    best = max(range(len(sentences)), key=lambda i: len(asked & {word.text for word in words(sentences[i])}))
+    part = sentences[best]
+    for sentence in sentences[best + 1 :]:
+        if len(part) + len(sentence) >= length:
+            break
+        part += " " + sentence
+    return part
