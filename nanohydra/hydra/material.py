@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -108,4 +108,4 @@ class Known:
 
 def plain(text: str) -> str:
     """Text as it is compared: case, white space, and dots and question marks at its end aside."""
-    return re.sub(r"\s+", " ", text).strip().rstrip(".?! ").casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split()).rstrip(".?! ").casefold()

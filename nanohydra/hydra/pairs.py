@@ -1,0 +1,143 @@
+"""Pairs of question and answer to facts: what is asked is read by the same wordings that ask it."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from nanohydra.hydra.facts import PRONOUNS, is_subject, make_fact, sentence_readers
+from nanohydra.hydra.grammar import Reader, as_subject, capital, reader
+from nanohydra.hydra.judging import right
+from nanohydra.hydra.material import Fact
+from nanohydra.hydra.relations import DESCRIPTION, NOUN, Relation, bind, general, relations, verbs
+from nanohydra.hydra.sentences import VERBS, sentences, tidy
+from nanohydra.hydra.text import words
+from nanohydra.hydra.values import read_value, trimmed
+
+_CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"
+SHORT = 6  # words: a shorter answer is its own value
+_VERB_QUESTION = re.compile(r"What (?:does|do|did) (?P<S>.+?) (?P<verb>\w+(?: \w+)?)\?*")
+_ASIDE = words("function words")
+
+
+def fact_of_pair(question: str, answer: str, passage: int | None = None) -> Fact:
+    """The fact that the answer to this question is; attribute "" where the question fits no wording."""
+    question, answer = " ".join(question.split()), " ".join(answer.split())
+    asked = question if question[-1:] in "?.!:" else f"{question}?"
+    asked = capital(asked)
+    about = read_question(asked)
+    if about:
+        subject, attribute = about
+        known = bind(attribute).relation
+        value = _value_of(known, asked, answer) or _value(asked, answer)
+        full = make_fact(subject, attribute, value, passage)
+        told = full.answer if _bare(answer) else _as_sentence(answer)
+        # "It is in the drawer" answers, but says nothing alone: better the relation's own sentence.
+        if subject not in PRONOUNS and subject.split()[-1].lower() not in told.lower() and right(full, answer):
+            told = full.answer
+        return Fact(subject, full.attribute, value, asked, told, passage)
+    return Fact(_named(asked), "", _value(asked, answer), asked, _as_sentence(answer), passage)
+
+
+def read_question(question: str) -> tuple[str, str] | None:
+    """(subject, attribute) of a question in a wording that is known, or None."""
+    text = re.sub(r"^(What|Who|Where|When|How)['’]s\b", r"\1 is", tidy(question))
+    lower = text.lower()
+    for relation, read in _question_readers():
+        m = read.match(text, lower)
+        if m is None or "S" not in m or not is_subject(m["S"]):
+            continue
+        about = m.get("T", m.get("A", ""))
+        if relation.of and about not in relation.of:
+            continue
+        if about and (about != about.lower() or set(about.split()) & words("not a subject")):
+            continue
+        return m["S"], relation.attribute.format(T=about, A=about)
+    asked = _VERB_QUESTION.fullmatch(text)
+    if asked and is_subject(subject := as_subject(asked["S"])):
+        past = " did " in text[:9]
+        for attribute, (base, kind) in verbs().items():
+            if base == asked["verb"] and (kind == "past") == past:
+                return subject, attribute
+    return None
+
+
+@cache
+def _question_readers() -> tuple[tuple[Relation, Reader], ...]:
+    found = []
+    for relation in relations():
+        for template in (*relation.questions, *relation.exam):
+            found.append((relation, reader(template)))
+    who = ("Who is {Sp} {A}?", "Who is the {A} of {O}?", "What was {Sp} {A}?", "What was the {A} of {O}?")
+    found += [(general(NOUN), reader(t)) for t in (*general(NOUN).questions, *general(NOUN).exam, *who)]
+    found += [(general(DESCRIPTION), reader(t)) for t in general(DESCRIPTION).questions]
+    return tuple((relation, read) for relation, read in found if read)
+
+
+def _value_of(known: Relation, question: str, answer: str) -> str | None:
+    """The value as the relation's statements hold it."""
+    text = tidy(answer)
+    lower = text.lower()
+    for relation, read in sentence_readers():
+        if relation.title == known.title:
+            m = read.match(text, lower)
+            value = read_value(relation.value, m["V"]) if m and "V" in m else None
+            if value:
+                return value
+    if _bare(text):
+        return read_value(known.value, text)
+    if known.value in {"person", "name", "place"}:  # "It is Oslo.", "Ana Ruiz wrote it."
+        names = re.findall(rf"{_CAPITAL}(?: {_CAPITAL})*", re.sub(r"^(?:It|He|She|They|That|This|The) ", "", text))
+        return next((name for name in names if name not in question), None)
+    return None
+
+
+def _bare(answer: str) -> bool:
+    """Whether the answer is a value, not a sentence."""
+    return len(answer.split()) <= SHORT and not set(answer.lower().split()) & (VERBS | verbs().keys())
+
+
+def _value(question: str, answer: str) -> str:
+    """The part of an answer that the question does not hold: of "The badge opens the north door." the north door."""
+    told = re.match(r"(yes|no)\b", answer, re.I)
+    if told:
+        return told[1].lower()
+    first = next(iter(sentences(answer)), answer).strip(' .!"“”')
+    found = first.split()
+    if _bare(first) or not found:
+        return first or answer
+    asked = {_stem(word) for word in re.findall(r"\w+", question)}
+    new = [
+        i
+        for i, word in enumerate(found)
+        if (w := re.sub(r"\W", "", word)) and _stem(w) not in asked and w.lower() not in _ASIDE
+    ]
+    # After what it shares with the question an answer comes to the point; what is new before that point stays out.
+    shared = [
+        i for i, word in enumerate(found) if _stem(re.sub(r"\W", "", word)) in asked and word.lower() not in _ASIDE
+    ]
+    after = [i for i in new if not shared or i > shared[-1]]
+    kept = after or new
+    if not kept:
+        return trimmed(first) or first
+    start = kept[0]
+    while start and found[start - 1].lower() in {"the", "a", "an"}:
+        start -= 1
+    return " ".join(found[start : kept[-1] + 1]).strip(' ,.;:!?"“”') or first
+
+
+def _stem(word: str) -> str:
+    word = word.lower()
+    return re.sub(r"(?:ies|ing|ed|es|s|e|y)$", "", word) if len(word) > 3 else word
+
+
+def _as_sentence(answer: str) -> str:
+    return capital(answer if answer[-1:] in '.!?"”)' else f"{answer}.")
+
+
+def _named(question: str) -> str:
+    """The longest name in a question, "" where it has none."""
+    body = re.sub(r"^\W*\w+", "", question, count=1)  # its first word is capital anyhow
+    runs = re.findall(rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|da|di|du|la|le)\s+)*{_CAPITAL})*", body)
+    runs = [re.sub(r"['’]s$", "", run) for run in runs if run not in {"I", "I'm"} and run not in PRONOUNS]
+    return max(runs, key=len, default="")
