@@ -51,14 +51,17 @@ class Measuring:
     text_tokens: int = 4096
     """Tokens of general text that perplexity is measured on."""
 
-    earlier: int = 20
-    """Facts of each earlier lesson that are asked again, in one wording each."""
+    earlier: int = 40
+    """Facts of all earlier lessons together that are asked again, in one wording each."""
 
     max_tokens: int = 24
     """Longest answer that is read."""
 
+    general_tokens: int = 16
+    """The same for general questions, which the base answers within so many."""
+
     def __post_init__(self) -> None:
-        for name in ("wordings", "strangers", "general", "text_tokens", "earlier", "max_tokens"):
+        for name in ("wordings", "strangers", "general", "text_tokens", "earlier", "max_tokens", "general_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"measure.{name} must be at least 1, not {getattr(self, name)}.")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from nanohydra.evals.intervals import Estimate
+from nanohydra.evals.intervals import Estimate, wilson
 from nanohydra.hydra.config import Gate
-from nanohydra.hydra.receipt import Check, EarlierResult, Measures
+from nanohydra.hydra.receipt import Check, EarlierResult, FactResult, Measures
 
 
-def judge(measures: Measures, earlier: Sequence[EarlierResult], gate: Gate) -> tuple[Check, ...]:
+def judge(
+    measures: Measures, earlier: Sequence[EarlierResult], gate: Gate, forgotten: Sequence[FactResult] = ()
+) -> tuple[Check, ...]:
     """One check a threshold; the lesson is published where all pass. What was not measured fails."""
     recall, general = _value(measures.recall.routed), _value(measures.general.routed)
     false, forced = _value(measures.false_attributions.routed), _value(measures.drift.forced)
@@ -60,6 +62,13 @@ def judge(measures: Measures, earlier: Sequence[EarlierResult], gate: Gate) -> t
         passed = now.value >= before or now.high >= before
         sentence = f'recall of the earlier lesson "{result.name}" went from {before:.0%} to {now.value:.0%}'
         checks.append(Check(f"earlier {result.lesson}", now.value, before, passed, sentence))
+    if forgotten:
+        asked = sum(fact.asked for fact in forgotten)
+        known, base = (wilson(sum(getattr(f, way) for f in forgotten), asked) for way in ("forced", "base"))
+        sentence = (
+            f"{known.value:.0%} of the questions about forgotten facts are still answered, the base's {base.value:.0%}"
+        )
+        checks.append(Check("forgotten forced", known.value, base.high, known.low <= base.high, sentence))
     return tuple(checks)
 
 

@@ -142,6 +142,8 @@ class Receipt:
     measures: Measures
     facts: tuple[FactResult, ...]
     earlier: tuple[EarlierResult, ...]
+    forgotten: tuple[FactResult, ...]
+    """Facts that the lesson once had, asked of an adapter trained without them."""
     checks: tuple[Check, ...]
     attempts: tuple[Attempt, ...]
     seconds: dict[str, float]
@@ -166,6 +168,7 @@ class Receipt:
             "measures": self.measures.to_data(),
             "facts": [asdict(fact) for fact in self.facts],
             "earlier": [result.to_data() for result in self.earlier],
+            "forgotten": [asdict(fact) for fact in self.forgotten],
             "checks": [asdict(check) for check in self.checks],
             "attempts": [{**vars(a), "measures": a.measures.to_data()} for a in self.attempts],
             "seconds": dict(self.seconds),
@@ -187,6 +190,7 @@ class Receipt:
                 "measures": Measures.from_data(data["measures"]),
                 "facts": tuple(FactResult(**fact) for fact in data["facts"]),
                 "earlier": tuple(EarlierResult.from_data(result) for result in data["earlier"]),
+                "forgotten": tuple(FactResult(**fact) for fact in data["forgotten"]),
                 "checks": tuple(Check(**check) for check in data["checks"]),
                 "attempts": tuple(
                     Attempt(**{**a, "measures": Measures.from_data(a["measures"])}) for a in data["attempts"]
