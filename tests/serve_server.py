@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,11 @@ def fake_engine(base: Path, **options: Any) -> EngineClient:
 
 
 @contextmanager
-def served(config: ServeConfig, engine: EngineClient | None = None, ready: bool = True) -> Iterator[Running]:
-    """The server, loaded unless `ready` is False; stopped at the end."""
-    app = create_app(config, engine)
+def served(
+    config: ServeConfig, engine: EngineClient | None = None, ready: bool = True, teach: bool = False
+) -> Iterator[Running]:
+    """The server, loaded unless `ready` is False; stopped at the end. teach: whether it makes lessons."""
+    app = create_app(replace(config, teach=teach), engine)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

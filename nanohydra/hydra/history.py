@@ -6,9 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from nanohydra.errors import UserError
+from nanohydra.home import bases_dir
 from nanohydra.hydra.material import plain
 from nanohydra.hydra.names import words
 from nanohydra.store import HistoryLine, Lesson, LessonFact, LessonPassage, NotFound, Store
@@ -99,21 +101,7 @@ def known(store: Store, user_id: int, about: str = "", past: bool = False) -> li
 def blame(store: Store, user_id: int, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Where an answer came from, by its provenance (a message's, or what the API told): the base and adapter that wrote it, the
     lessons, facts and passages behind it as they stand now, and the tools whose results stand in it."""
-    sources = []
-    for source in provenance.get("sources") or ():
-        entry = {**source, "now": "gone"}
-        try:
-            if source.get("fact_id") is not None:
-                fact = store.fact(source["fact_id"], user_id)
-                entry |= {"fact": fact_data(fact), "now": "forgotten" if fact.forgotten else _standing(fact)}
-            elif source.get("passage_id") is not None:
-                entry |= {"passage": passage_data(store.passage(source["passage_id"], user_id)), "now": "current"}
-            entry["lesson"] = brief(store.lesson(int(source["lesson_id"]), user_id), user_id)
-            if entry["lesson"]["state"] == "reverted":
-                entry["now"] = "reverted"
-        except NotFound:
-            pass
-        sources.append(entry)
+    sources = [_source(store, user_id, source) for source in provenance.get("sources") or ()]
     tools = [part for part in provenance.get("parts") or () if part.get("type") not in (None, "text")]
     lesson = None
     if (number := provenance.get("lesson")) is not None:
@@ -176,6 +164,21 @@ def consolidate(store: Store, user_id: int, base_id: str, base_name: str, **sett
 def _has_all(fact: LessonFact, about: str) -> bool:
     said = {word.text for word in words(f"{fact.subject} {fact.value} {fact.question}")}
     return all(word.text in said for word in words(about))
+
+
+def _source(store: Store, user_id: int, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source of an answer with what it is now: current, superseded, ended, forgotten, reverted, or gone."""
+    try:
+        lesson = store.lesson(int(source["lesson_id"]), user_id)
+        if source["kind"] == "fact":
+            fact = store.fact(source["id"], user_id)
+            about, now = {"fact": fact_data(fact)}, "forgotten" if fact.forgotten else _standing(fact)
+        else:
+            about, now = {"passage": passage_data(store.passage(source["id"], user_id))}, "current"
+    except NotFound:
+        return {**source, "now": "gone"}
+    now = "reverted" if lesson.state == "reverted" else now
+    return {**source, **about, "lesson": brief(lesson, user_id), "now": now}
 
 
 def _standing(fact: LessonFact) -> str:
@@ -245,6 +248,12 @@ def fact_data(fact: LessonFact) -> dict[str, Any]:
 def passage_data(passage: LessonPassage) -> dict[str, Any]:
     """A passage with where it is from."""
     return {name: getattr(passage, name) for name in ("id", "lesson_id", "number", "text", "source")}
+
+
+def base_name(folder: str) -> str:
+    """What a lesson calls its base: the name of a folder under the bases folder, else the folder itself."""
+    path = Path(folder).resolve()
+    return path.name if (bases_dir() / path.name).resolve() == path else str(path)
 
 
 def moment(at: datetime | None) -> str | None:

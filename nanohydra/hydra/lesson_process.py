@@ -18,7 +18,8 @@ from typing import Any
 
 from nanohydra.errors import UserError
 from nanohydra.files import write_json
-from nanohydra.hydra.config import Progress
+from nanohydra.hydra.config import LearnConfig, Progress
+from nanohydra.hydra.material import Fact, Material
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +63,24 @@ def make(job: dict[str, Any], folder: Path, tell: Callable[[Progress], bool]) ->
 
 def taught(job: dict[str, Any], base: Path, folder: Path, tell: Callable[[Progress], bool]) -> dict[str, Any]:
     """Makes a lesson or a consolidation; its adapter is in `folder`/adapter where it passed."""
-    raise NotImplementedError
+    from nanohydra.hydra.lesson import Earlier, consolidate, teach
+
+    config = LearnConfig.read(job["settings"])
+    before = [
+        Earlier(one["lesson"], one["name"], tuple(map(Fact.from_data, one["facts"])), Path(one["folder"]))
+        for one in job["lessons" if job["kind"] == "consolidation" else "earlier"]
+    ]
+    if job["kind"] == "consolidation":
+        outcome = consolidate(base, before, config, folder / "work", tell, lesson=job["lesson"])
+    else:
+        material = Material.from_data(job["material"])
+        forgotten = [Fact.from_data(fact) for fact in job["forgotten"]]
+        outcome = teach(
+            base, material, before, config, folder / "work", tell, lesson=job["lesson"], forgotten=forgotten
+        )
+    if outcome.folder is not None:
+        Path(outcome.folder).rename(folder / "adapter")
+    return {"state": outcome.state, "receipt": outcome.receipt, "reason": outcome.reason}
 
 
 def _end_with_stdin() -> None:

@@ -14,6 +14,8 @@ from nanohydra.serve.errors import ApiError, Forbidden, Missing, Unavailable
 from nanohydra.serve.protocol import Ready
 from nanohydra.store import Adapter, Principal, Store
 
+MOST_ATTACHED = 64
+"""Adapters that the engine keeps in memory; what was used longest ago goes, and is attached again when it is asked for."""
 DEFAULT = ("", "default")
 """Model names that mean the base with the caller's default adapter, as the base's own name does."""
 
@@ -30,6 +32,7 @@ class Shelf:
         self._engine = engine
         self._store = store
         self._loading: dict[str, asyncio.Lock] = {}
+        self._used: dict[str, None] = {}
 
     async def visible(self, user: Principal) -> list[Adapter]:
         """Those of this base that a user may name."""
@@ -47,6 +50,10 @@ class Shelf:
             raise Missing(f'There is no model "{model}".{near}', code="model_not_found", param="model")
         return model
 
+    def named(self, model: str) -> bool:
+        """Whether a model's name is an adapter's, not the base's or the default's."""
+        return model not in (*DEFAULT, self._base().name)
+
     async def attach(self, name: str, user: Principal) -> None:
         """Makes sure that the engine has an adapter. Raises Missing where the user sees none of the name."""
         folder = next((Path(a.folder) for a in await self.visible(user) if a.name == name), None)
@@ -55,11 +62,17 @@ class Shelf:
         async with self._loading.setdefault(name, asyncio.Lock()):
             if self._engine.adapters.get(name) != folder:
                 await self._engine.load_adapter(name, folder)
+        self._used[name] = self._used.pop(name, None)  # the last one is the newest
+        for old in list(self._used)[:-MOST_ATTACHED]:
+            del self._used[old]
+            if old in self._engine.adapters:
+                await self._engine.unload_adapter(old)
 
     async def load(self, name: str, folder: str, user: Principal, replace: bool = False) -> Adapter:
         """Checks, attaches and registers an adapter folder as the user's. UserError, or ApiError."""
         base = self._base()
-        if not re.fullmatch(r"\w[\w.-]{0,63}", name, re.ASCII) or name in (*DEFAULT, base.name):
+        reserved = name in (*DEFAULT, base.name) or re.fullmatch(r"lesson-\d+", name)
+        if reserved or not re.fullmatch(r"\w[\w.-]{0,63}", name, re.ASCII):
             raise ApiError(
                 f'"{name}" cannot name an adapter: use letters, digits, ".", "-" and "_".', param="lora_name"
             )

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from nanohydra import __version__
 from nanohydra.errors import UserError
-from nanohydra.serve.api import chat, completions, models, status, tokens
+from nanohydra.serve.api import chat, completions, learn, models, status, tokens, trials
 from nanohydra.serve.api.answers import on_api_error, on_http_error, on_invalid
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.engine_client import EngineClient
@@ -32,9 +32,15 @@ def create_app(config: ServeConfig, engine: EngineClient | None = None) -> FastA
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.engine.start()
+        if services.teacher is not None:
+            await services.teacher.start()
         try:
             yield
         finally:
+            if services.teacher is not None:
+                await services.teacher.stop()
+            if services.memory is not None:
+                await services.memory.stop()
             await services.engine.stop()
             services.store.close()
 
@@ -43,7 +49,7 @@ def create_app(config: ServeConfig, engine: EngineClient | None = None) -> FastA
         title="nanohydra", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.services = services
-    for part in (chat, completions, models, tokens, status):
+    for part in (chat, completions, models, tokens, learn, trials, status):
         app.include_router(part.router)
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(UserError, on_api_error)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import logging
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nanohydra.data.chat import Part
+from nanohydra.data.chat import Part, plain_text
 from nanohydra.data.tokenizer import Tokenizer
+from nanohydra.errors import UserError
+from nanohydra.hydra.recall import Plan
 from nanohydra.infer.config import SamplingParams
 from nanohydra.infer.streaming import Logprob, Timing
-from nanohydra.serve.errors import ApiError, Unavailable
+from nanohydra.serve.errors import ApiError, Missing, Unavailable
 from nanohydra.serve.generation import Generation
+from nanohydra.serve.memory import Memory, Use
 from nanohydra.serve.prompts import chat_prompt
 from nanohydra.serve.protocol import Finished, Token, Usage
 from nanohydra.serve.tools import Tool, ToolCallDelta, ToolParser, forced_schema
+from nanohydra.serve.trials import Trials
 from nanohydra.store import Principal
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,9 @@ class ChatDelta:
     """What is new in calls that the caller is to run."""
     ids: tuple[int, ...] = ()
     logprobs: tuple[Logprob | None, ...] = ()
+    memory: dict[str, Any] | None = None
+    """In the first delta, where the user has been understood to have taught something: `mode` (weights, quote, reading, base),
+    `adapter`, `lesson`, `route`, `sources`, and `trial` where one decided who answers."""
     finish: Finish | None = None
     """In the last delta only."""
 
@@ -47,8 +58,10 @@ class ChatDelta:
 class ChatService:
     """Answers to conversations."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, memory: Memory | None = None, trials: Trials | None = None) -> None:
         self._generation = generation
+        self._memory = memory
+        self._trials = trials
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -71,18 +84,34 @@ class ChatService:
         user: Principal,
         tools: Sequence[Tool] = (),
         tool_choice: str = "auto",
+        use: Use = "off",
+        conversation: str | None = None,
     ) -> AsyncGenerator[ChatDelta, None]:
         """The answer to a conversation, as it is written; the last delta has its finish.
 
         messages: role, content (text or parts), and of assistants `tool_calls` (a list of ToolCall). tool_choice: auto, none,
-        required, or the name of the tool that must be called. Closing the iterator takes the request back. Raises ApiError
-        or UserError.
+        required, or the name of the tool that must be called. use: what of the user's memory may answer, where neither an
+        adapter nor tools nor a form of the answer is asked for. conversation: what names it, so that a trial can decide, for
+        good, which adapter it meets. Closing the iterator takes the request back. Raises ApiError or UserError.
         """
         forced = _forced(tools, tool_choice)
         if forced:
             params = replace(params, json_schema=forced_schema(forced))
         offered = () if tool_choice == "none" else tools
         self._generation.check_text(messages, offered)
+        free = adapter is None and not offered and params.form is None
+        plan = await self._plan(messages, user, use) if free else None
+        adapter = plan.adapter if plan else adapter
+        adapter, trial = await self._trials.meet(adapter, user, conversation) if self._trials else (adapter, None)
+        if plan or trial:
+            about = plan.to_data() if plan else {}
+            yield ChatDelta(memory={**about, "adapter": adapter, **({"trial": trial} if trial else {})})
+        if plan and plan.quote is not None:
+            for delta in quoted(plan.quote, params, self.tokenizer):
+                yield delta
+            return
+        if plan and plan.prompt:
+            messages = with_notes(messages, plan.prompt)
         prompt = await asyncio.to_thread(chat_prompt, self.tokenizer, messages, offered, bool(forced))
         parser = ToolParser(inside=bool(forced)) if offered else None
         events = self._generation.run(prompt, params, adapter, user)
@@ -95,6 +124,39 @@ class ChatService:
                     for delta in _split(parser.flush() if parser else []):
                         yield delta
                     yield ChatDelta(finish=_finish(event, parser))
+
+    async def _plan(self, messages: Sequence[Mapping[str, Any]], user: Principal, use: Use) -> Plan | None:
+        """How to answer, with an adapter that the engine has; by retrieval where a lesson was undone this very moment."""
+        plan = await self._memory.plan(messages, user, use) if self._memory else None
+        if plan is not None and plan.adapter is not None:
+            try:
+                await self._generation.adapters.attach(plan.adapter, user)
+            except (Missing, UserError) as e:
+                log.warning("no adapter", extra={"adapter": plan.adapter, "reason": type(e).__name__})
+                plan = await self._memory.plan(messages, user, "retrieval") if self._memory else None
+        return plan
+
+
+def quoted(quote: str, params: SamplingParams, tokenizer: Tokenizer) -> Iterator[ChatDelta]:
+    """A quotation as an answer: word by word, and cut where any answer would be. The engine has no part in it."""
+    reason: Literal["stop", "length"] = "stop"
+    for stop in params.stop:
+        quote = quote.partition(stop)[0]
+    ids = tokenizer.encode(quote)
+    if len(ids) > params.max_tokens:
+        ids, reason = ids[: params.max_tokens], "length"
+        quote = tokenizer.decode(ids)
+    for piece in re.findall(r"\S+\s*|\s+", quote):
+        yield ChatDelta(text=piece)
+    yield ChatDelta(finish=Finish(reason, Usage(0, len(ids)), Timing(0.0, 0.0, 0.0)))
+
+
+def with_notes(messages: Sequence[Mapping[str, Any]], notes: str) -> list[Mapping[str, Any]]:
+    """A conversation whose system message holds notes, too."""
+    first = messages[0]
+    if first["role"] != "system":
+        return [{"role": "system", "content": notes}, *messages]
+    return [{**first, "content": f"{plain_text(first['content'])}\n\n{notes}"}, *messages[1:]]
 
 
 def _forced(tools: Sequence[Tool], choice: str) -> list[Tool]:

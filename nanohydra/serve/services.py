@@ -12,9 +12,13 @@ from nanohydra.serve.chat import ChatService
 from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.generation import Generation
+from nanohydra.serve.learning import Learning
+from nanohydra.serve.memory import Memory
 from nanohydra.serve.metrics import Metrics
 from nanohydra.serve.protocol import Start
 from nanohydra.serve.rates import Rates
+from nanohydra.serve.teacher import Teacher
+from nanohydra.serve.trials import Trials
 from nanohydra.store import Store
 
 
@@ -31,6 +35,11 @@ class Services:
     metrics: Metrics
     generation: Generation
     chat: ChatService
+    memory: Memory | None
+    """None: what retrieval needs is not installed, or it is switched off."""
+    teacher: Teacher | None
+    """The worker that makes lessons; None: none are taken here."""
+    learning: Learning | None
 
     @classmethod
     def of(cls, config: ServeConfig, engine: EngineClient | None = None) -> Services:
@@ -40,6 +49,8 @@ class Services:
         metrics = Metrics(Path(config.base).name)
         adapters = Shelf(engine, store)
         generation = Generation(config, engine, store, adapters, metrics)
+        memory = Memory(store, engine) if config.memory and Memory.available() else None
+        teaches = config.teach and Memory.available()
         return cls(
             config=config,
             store=store,
@@ -49,7 +60,10 @@ class Services:
             rates=Rates(config.requests_per_minute),
             metrics=metrics,
             generation=generation,
-            chat=ChatService(generation),
+            chat=ChatService(generation, memory, Trials(store)),
+            memory=memory,
+            teacher=Teacher(config) if teaches else None,
+            learning=Learning(config, store, engine) if teaches else None,
         )
 
     @property

@@ -83,6 +83,8 @@ class Teacher:
             if process.returncode is None:
                 assert process.stdin is not None
                 process.stdin.close()
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()  # heard at once also while it starts
                 try:
                     await asyncio.wait_for(process.wait(), END_SECONDS)
                 except (TimeoutError, asyncio.CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -20,6 +21,7 @@ from nanohydra.serve.api.schemas import ChatBody, MessageBody, NamedTool, Respon
 from nanohydra.serve.api.usage import Bill
 from nanohydra.serve.chat import ChatDelta, Finish
 from nanohydra.serve.errors import ApiError
+from nanohydra.serve.memory import Use
 from nanohydra.serve.services import Services
 from nanohydra.serve.tools import Tool, ToolCall, ToolCallDelta
 from nanohydra.store import Principal
@@ -33,7 +35,7 @@ async def chat_completions(body: ChatBody, request: Request, works: Works, user:
     if body.choices > works.config.max_choices:
         raise ApiError(f"n is {body.choices}: at most {works.config.max_choices} answers at once.", param="n")
     adapter = await works.adapters.resolve(body.model, user)
-    answer = Answer(body, works, adapter, request)
+    answer = Answer(body, works, adapter, request, works.adapters.named(body.model))
     deltas = merged([answer.choice(number, user) for number in range(body.choices)])
     if body.stream:
         return await stream(answer.chunks(deltas), works.config.ping_seconds)
@@ -43,10 +45,15 @@ async def chat_completions(body: ChatBody, request: Request, works: Works, user:
 class Answer:
     """One request's answers, in the forms that clients expect."""
 
-    def __init__(self, body: ChatBody, works: Services, adapter: str | None, request: Request) -> None:
+    def __init__(
+        self, body: ChatBody, works: Services, adapter: str | None, request: Request, named: bool = False
+    ) -> None:
         self.body = body
         self.works = works
         self.adapter = adapter
+        self.use: Use = "off" if named else body.nanohydra.memory
+        self.conversation = None if named else conversation_of(body)
+        self.memory: dict[str, Any] | None = None
         self.tokenizer = works.tokenizer
         self.tools = tools_of(body.tools)
         self.bill = Bill(request.state.facts, adapter)
@@ -66,7 +73,16 @@ class Answer:
         params = body.params(self.works.chat.defaults, number, max_tokens, logprobs, schema_of(body.response_format))
         chosen = body.tool_choice or "auto"
         named = chosen.function.name if isinstance(chosen, NamedTool) else chosen
-        return self.works.chat.stream(messages_of(body.messages), params, self.adapter, user, self.tools, named)
+        return self.works.chat.stream(
+            messages_of(body.messages), params, self.adapter, user, self.tools, named, self.use, self.conversation
+        )
+
+    def _remember(self, delta: ChatDelta) -> bool:
+        """Notes where the answer comes from; whether this delta told it."""
+        if delta.memory is not None:
+            self.memory = delta.memory
+            self.bill.note(delta.memory)
+        return delta.memory is not None
 
     async def whole(self, deltas: AsyncGenerator[tuple[int, ChatDelta], None]) -> dict[str, Any]:
         """The answers when all are finished."""
@@ -76,6 +92,7 @@ class Answer:
         reasons = [""] * len(texts)
         async with aclosing(deltas):
             async for number, delta in deltas:
+                self._remember(delta)
                 texts[number] += delta.text
                 logprobs[number] += spoken(self.tokenizer, delta.logprobs)
                 for call in self._calls(delta):
@@ -91,16 +108,19 @@ class Answer:
             choice = {"index": number, "message": message, "finish_reason": reasons[number]}
             choice["logprobs"] = chat_logprobs(self.tokenizer, logprobs[number]) if self.body.logprobs else None
             choices.append(choice)
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.bill.usage()}
+        body = {**self.head, "object": "chat.completion", "choices": choices, "usage": self.bill.usage()}
+        return body if self.memory is None else {**body, "nanohydra": self.memory}
 
     async def chunks(self, deltas: AsyncGenerator[tuple[int, ChatDelta], None]) -> AsyncGenerator[dict[str, Any], None]:
         """The answers as they are written."""
         begun: set[int] = set()
         async with aclosing(deltas):
             async for number, delta in deltas:
+                told_memory = self._remember(delta)
                 if number not in begun:
                     begun.add(number)
-                    yield self._chunk(number, {"role": "assistant", "content": ""})
+                    chunk = self._chunk(number, {"role": "assistant", "content": ""})
+                    yield {**chunk, "nanohydra": self.memory} if told_memory else chunk
                 if told := self._told(delta):
                     yield self._chunk(number, told, delta)
                 if delta.finish is not None:
@@ -131,6 +151,14 @@ class Answer:
         choice = {"index": number, "delta": told, "logprobs": logprobs, "finish_reason": reason}
         chunk = {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
         return chunk | {"usage": None} if self.body.tells_usage else chunk
+
+
+def conversation_of(body: ChatBody) -> str:
+    """What names a conversation: as its caller says, else its first message from the user, which all its turns share."""
+    if body.nanohydra.conversation is not None:
+        return body.nanohydra.conversation
+    first = next((message for message in body.messages if message.role == "user"), body.messages[0])
+    return hashlib.sha256(first.model_dump_json().encode()).hexdigest()[:32]
 
 
 def messages_of(bodies: list[MessageBody]) -> list[dict[str, Any]]:

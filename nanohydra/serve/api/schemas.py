@@ -162,6 +162,13 @@ class ResponseFormat(Body):
     json_schema: JsonSchemaBody | None = None
 
 
+class MemoryBody(Body):
+    """Our own addition to a chat: what of the caller's lessons may answer, and what names the conversation in trials."""
+
+    memory: Literal["on", "off", "weights", "retrieval"] = "on"
+    conversation: str | None = Field(default=None, min_length=1, max_length=200)
+
+
 class ChatBody(Sampling):
     """POST /v1/chat/completions."""
 
@@ -174,6 +181,7 @@ class ChatBody(Sampling):
     tools: list[ToolBody] | None = Field(None, max_length=128)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    nanohydra: MemoryBody = MemoryBody()
 
 
 class CompletionBody(Sampling):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nanohydra.serve.protocol import Usage
@@ -22,6 +23,10 @@ class Bill:
         self._written += usage.completion_tokens
         self._facts["finish_reason"] = reason
         self._facts |= {k: v for k, v in self.usage().items() if isinstance(v, int)}
+
+    def note(self, memory: Mapping[str, Any]) -> None:
+        """Where an answer comes from, for the log: how, and which adapter."""
+        self._facts |= {"adapter": memory["adapter"], "memory": memory.get("mode")}
 
     def usage(self) -> dict[str, Any]:
         """As OpenAI tells it."""
