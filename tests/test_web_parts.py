@@ -52,6 +52,7 @@ from nanohydra.serve.web.markdown import to_html
 from nanohydra.serve.web.pulls import Pulls
 from nanohydra.serve.web.theme import STATIC, short_number, size
 from nanohydra.serve.web.tree import newest_leaf, shown_turns
+from nanohydra.serve.web.uploads import Uploads
 from nanohydra.serve.web.visitors import COOKIE, Visitor, Web
 
 # -- markdown ---------------------------------------------------------------------------------------------------------
@@ -363,7 +364,7 @@ class Told:
     def __init__(self, words: int, end: Exception | None = None, pause: float = 0.0) -> None:
         self.words, self.end, self.pause, self.closed = words, end, pause, False
 
-    async def stream(self, *_: Any) -> AsyncIterator[ChatDelta]:
+    async def stream(self, *_: Any, **__: Any) -> AsyncIterator[ChatDelta]:
         try:
             for i in range(self.words):
                 await asyncio.sleep(self.pause)
@@ -480,7 +481,7 @@ def visitor_with(store: Store, token: str) -> Visitor:
         generation=SimpleNamespace(defaults=SamplingParams()),
         engine=SimpleNamespace(base=SimpleNamespace(name="tiny", base_id="b" * 64)),
     )
-    web = Web(services, Answers(Told(1), store), Pulls())  # type: ignore[arg-type]
+    web = Web(services, Answers(Told(1), store), Pulls(), Uploads())  # type: ignore[arg-type]
     request = Request(
         {"type": "http", "headers": [(b"cookie", f"{COOKIE}={token}".encode())], "client": ("10.0.0.9", 1)}
     )

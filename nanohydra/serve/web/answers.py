@@ -22,6 +22,7 @@ from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.serve.chat import ChatService
 from nanohydra.serve.errors import ApiError
+from nanohydra.serve.memory import Use
 from nanohydra.store import Message, NotFound, Principal, Store
 
 SAVE_SECONDS = 1.0
@@ -101,9 +102,10 @@ class Answers:
         parent_id: int | None,
         params: SamplingParams,
         provenance: Mapping[str, Any],
+        use: Use = "off",
     ) -> Answer:
-        """Begins to answer `messages`; the answer is stored under `parent_id`. UserError where one is under way, or the
-        user has no right to chat."""
+        """Begins to answer `messages`; the answer is stored under `parent_id`. use: what of the user's memory may answer.
+        UserError where one is under way, or the user has no right to chat."""
         if "chat" not in user.scopes:
             raise UserError(NO_RIGHT)
         if conversation_id in self._live:
@@ -118,7 +120,7 @@ class Answers:
             raise
         answer.message_id = row.id
         self.changed(conversation_id)
-        self._tasks[conversation_id] = asyncio.create_task(self._write(answer, messages, params))
+        self._tasks[conversation_id] = asyncio.create_task(self._write(answer, messages, params, use))
         return answer
 
     async def stop(self, conversation_id: int) -> None:
@@ -135,10 +137,12 @@ class Answers:
         for conversation_id in list(self._tasks):
             await self.stop(conversation_id)
 
-    async def _write(self, answer: Answer, messages: Sequence[Mapping[str, Any]], params: SamplingParams) -> None:
+    async def _write(
+        self, answer: Answer, messages: Sequence[Mapping[str, Any]], params: SamplingParams, use: Use
+    ) -> None:
         outcome: dict[str, Any] = {"state": "done"}
         try:
-            outcome |= await self._follow(answer, messages, params)
+            outcome |= await self._follow(answer, messages, params, use)
         except asyncio.CancelledError:
             outcome = {"state": "stopped", "tokens": answer.tokens, "tokens_per_second": answer.tokens_per_second}
         except NotFound:  # deleted in mid-answer: there is nothing left to write to
@@ -164,13 +168,18 @@ class Answers:
             self.changed(conversation_id)
 
     async def _follow(
-        self, answer: Answer, messages: Sequence[Mapping[str, Any]], params: SamplingParams
+        self, answer: Answer, messages: Sequence[Mapping[str, Any]], params: SamplingParams, use: Use
     ) -> dict[str, Any]:
         """Reads the stream to its end; returns why it ended, what it cost, how long it took."""
         saved = time.monotonic()
         adapter = answer.provenance.get("adapter")
-        async with aclosing(self._chat.stream(messages, params, adapter, answer.user)) as stream:
+        stream = self._chat.stream(
+            messages, params, adapter, answer.user, use=use, conversation=str(answer.conversation_id)
+        )
+        async with aclosing(stream):
             async for delta in stream:
+                if delta.memory is not None:  # where the answer comes from, known before its first word
+                    answer.provenance |= delta.memory
                 answer.add(delta.text, delta.part, len(delta.ids))
                 if delta.finish is not None:
                     return {

@@ -17,6 +17,7 @@ from nanohydra.serve.web.answers import Answers
 from nanohydra.serve.web.icons import favicon
 from nanohydra.serve.web.pulls import Pulls
 from nanohydra.serve.web.theme import STATIC, body_html, head_html
+from nanohydra.serve.web.uploads import Uploads
 from nanohydra.serve.web.visitors import Web
 
 _HEADERS = {
@@ -31,7 +32,7 @@ _HEADERS = {
 
 def mount(app: FastAPI, services: Services) -> None:
     """See `nanohydra.serve.web.mount`."""
-    web = Web(services, Answers(services.chat, services.store), Pulls())
+    web = Web(services, Answers(services.chat, services.store), Pulls(), Uploads())
     shell = _shell()
     inner = app.router.lifespan_context
 
@@ -49,7 +50,16 @@ def mount(app: FastAPI, services: Services) -> None:
 @cache
 def _shell() -> FastAPI:
     """NiceGUI's pages exist once in a process, so they are set up once, and each request brings its own services."""
-    from nanohydra.serve.web import chat, export, models, runs, settings  # noqa: F401  (each registers its pages)
+    from nanohydra.serve.web import (  # noqa: F401  (each registers its pages)
+        chat,
+        export,
+        forgetting,
+        memory,
+        models,
+        runs,
+        settings,
+        teach,
+    )
 
     shell = FastAPI(openapi_url=None)
     toolkit.add_static_files("/_web", STATIC)

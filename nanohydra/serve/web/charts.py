@@ -58,6 +58,7 @@ class _Scale:
     y0: float
     y1: float
     log_y: bool
+    whole_x: bool = False
 
     def x(self, value: float) -> float:
         return self.frame.left + (value - self.x0) / (self.x1 - self.x0) * (self.frame.right - self.frame.left)
@@ -72,9 +73,15 @@ class _Scale:
 
 
 def line_chart(
-    series: Sequence[Series], x_label: str, y_label: str, *, log_y: bool = False, small: bool = False
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    log_y: bool = False,
+    small: bool = False,
+    whole_x: bool = False,
 ) -> str:
-    """HTML of a chart with axes, legend and, under the pointer, the values (static/app.js)."""
+    """HTML of a chart with axes, legend and, under the pointer, the values (static/app.js). whole_x: counts, not measures."""
     if log_y:
         series = [replace(s, points=[(x, y) for x, y in s.points if y > 0]) for s in series]
     series = [s for s in series if s.points]
@@ -85,7 +92,7 @@ def line_chart(
     ys = [y for s in series if not s.faint for _, y in s.points] or [y for s in series for _, y in s.points]
     if log_y:
         ys = [math.log10(y) for y in ys]
-    scale = _Scale(frame, *_widened(min(xs), max(xs), 0), *_widened(min(ys), max(ys), 0.06), log_y)
+    scale = _Scale(frame, *_widened(min(xs), max(xs), 0), *_widened(min(ys), max(ys), 0.06), log_y, whole_x)
     parts = [*_grid(scale), *_labels(frame, x_label, y_label), *(_line(s, scale) for s in series)]
     lines = [_values(s, scale, x_label) for s in series if not s.faint]
     data = escape(json.dumps({"width": frame.width, "top": frame.top, "bottom": frame.bottom, "lines": lines}))
@@ -136,6 +143,8 @@ def _grid(scale: _Scale) -> list[str]:
         parts.append(f'<line class="grid" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{frame.left - 8}" y="{y + 4:.1f}" text-anchor="end">{shown}</text>')
     for value in ticks(scale.x0, scale.x1, frame.x_ticks):
+        if scale.whole_x and value != round(value):
+            continue
         x = scale.x(value)
         parts.append(f'<text x="{x:.1f}" y="{frame.bottom + 18}" text-anchor="middle">{_short(value)}</text>')
     return parts
@@ -171,6 +180,24 @@ def _short(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{unit}"
     return f"{value:.4g}"
+
+
+def data_table(series: Sequence[Series], x_label: str, unit: str = "") -> str:
+    """The same values as a table, for those who cannot see the chart."""
+    xs = sorted({x for s in series for x, _ in s.points})
+    heads = "".join(f'<th scope="col" class="number">{escape(s.name)}</th>' for s in series)
+    values = [dict(s.points) for s in series]
+    rows = "".join(
+        f'<tr><th scope="row">{x:g}</th>'
+        + "".join(f'<td class="number">{f"{v[x]:.4g}{unit}" if x in v else "–"}</td>' for v in values)
+        + "</tr>"
+        for x in xs
+    )
+    head = f'<thead><tr><th scope="col">{escape(x_label)}</th>{heads}</tr></thead>'
+    return (
+        f'<details class="as-table"><summary>As a table</summary><div class="scroll-x" tabindex="0">'
+        f'<table class="table">{head}<tbody>{rows}</tbody></table></div></details>'
+    )
 
 
 def interval_bar(value: float, low: float, high: float, first: float, last: float) -> str:

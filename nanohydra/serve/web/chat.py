@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
@@ -20,6 +21,7 @@ from nanohydra.serve.web.chat_parts import Composer, Header, Status, greeting
 from nanohydra.serve.web.chat_settings import SettingsPanel, checked, params_of
 from nanohydra.serve.web.chat_state import OpenChat
 from nanohydra.serve.web.chat_turn import TurnView, turn_key
+from nanohydra.serve.web.sources import SourceDialog
 from nanohydra.serve.web.theme import BUILD_SECONDS, el, page, toast
 from nanohydra.serve.web.tree import Turn, newest_leaf, shown_turns
 from nanohydra.serve.web.visitors import Visitor, sign_in, visitor_of
@@ -76,6 +78,7 @@ class ChatPage(OpenChat):
                 with el("aside", "side-panel", aria_label="Settings of this chat", data_panel="", hidden=True):
                     el("h2", text="This chat")
                     self.panel = SettingsPanel(self.set, self.reset)
+        self.source = SourceDialog(self.store)
         ui.on("goto", self._goto)
         ui.on("shown", self._drawn)
         await self.open(conversation_id, push=False)
@@ -222,9 +225,26 @@ class ChatPage(OpenChat):
         path = [turn.message for turn in shown_turns(self.messages, parent_id)]
         messages = messages_for_model(self.system, path)
         await self.web.answers.start(
-            self.visitor.principal, self.conversation.id, messages, parent_id, params, provenance
+            self.visitor.principal, self.conversation.id, messages, parent_id, params, provenance, self.use
         )
         await self.refresh()
+
+    async def show_source(self, source: Mapping[str, Any]) -> None:
+        """Shows what an answer rests on."""
+        await self.visitor.act(lambda: self.source.show(source, self.visitor.user_id))
+
+    async def vote(self, turn: Turn, score: float) -> None:
+        """What is thought of an answer in a trial: 1 good, 0 bad."""
+
+        async def vote() -> None:
+            message, user_id = turn.message, self.visitor.user_id
+            trial = message.provenance["trial"]
+            await run_in_threadpool(self.store.vote, trial["id"], trial["unit"], trial["arm"], score)
+            provenance = {**message.provenance, "vote": score}
+            await run_in_threadpool(self.store.update_message, message.id, user_id, message.content, provenance)
+            self.web.answers.changed(message.conversation_id)
+
+        await self.visitor.act(vote, "chat")
 
     async def regenerate(self, turn: Turn) -> None:
         """Another answer to the same message, beside this one."""

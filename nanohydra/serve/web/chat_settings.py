@@ -9,7 +9,7 @@ from typing import Any
 
 from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
-from nanohydra.serve.web.theme import button, el, labelled
+from nanohydra.serve.web.theme import button, choice, el, labelled
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ CONTROLS = (
     Control("max_tokens", "Longest answer", "In tokens.", "number", 1, 32768, 1),
     Control("seed", "Seed", "The same seed gives the same answer; empty draws anew.", "number", 0, 2**31 - 1, 1),
 )
+USES = {
+    "on": "on: by heart, else quoted",
+    "weights": "by heart only (adapters)",
+    "retrieval": "quoted only (retrieval)",
+    "off": "off: the base alone",
+}
+"""What of somebody's memory may answer in a chat, as `serve.memory.Use` names it."""
 _WHOLE = {c.name for c in CONTROLS if c.kind == "number"}
 
 
@@ -69,6 +76,8 @@ class SettingsPanel:
             ):
                 area = el("textarea", "", system, rows=5, placeholder="You are …", name="system")
                 area.on("change", self._text("system"), js_handler="e => emit(e.target.value)")
+            with labelled("Memory", "Whether what you taught may answer, where no adapter is chosen above."):
+                choice(USES, settings.get("memory", "on"), lambda use: self._on_change("memory", use), name="memory")
             for control in CONTROLS:
                 value = settings.get(control.name)
                 self._control(control, getattr(defaults, control.name) if value is None else value)

@@ -7,7 +7,9 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from nanohydra.infer.config import SamplingParams
+from nanohydra.serve.memory import Use
 from nanohydra.serve.web.answers import Answer
+from nanohydra.serve.web.chat_settings import USES
 from nanohydra.serve.web.tree import Turn, shown_turns
 from nanohydra.serve.web.visitors import Visitor
 from nanohydra.store import Conversation, Message
@@ -56,6 +58,12 @@ class OpenChat:
     def defaults(self) -> SamplingParams:
         """The sampling of chats that set none."""
         return self.web.services.generation.defaults
+
+    @property
+    def use(self) -> Use:
+        """What of the visitor's memory may answer here."""
+        chosen = self.settings.get("memory")
+        return chosen if chosen in USES else "on"
 
     def model_name(self, adapter: str | None) -> str:
         """Who answers."""

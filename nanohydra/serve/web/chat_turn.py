@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from nanohydra.data.chat import Part
 from nanohydra.serve.web.answers import Answer
 from nanohydra.serve.web.markdown import to_html
+from nanohydra.serve.web.sources import chips, linked, sources_of
 from nanohydra.serve.web.theme import button, el, pace, raw, toast
 from nanohydra.serve.web.tree import Turn
 
@@ -20,8 +21,8 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 _KEYS = "e => { if (e.key === 'Enter' && !e.shiftKey && !e.isComposing) { e.preventDefault(); emit(e.target.value); } }"
 
 
-def parts_html(parts: Sequence[Part]) -> str:
-    """An answer as HTML: markdown, with each tool call as a chip where it happened."""
+def parts_html(parts: Sequence[Part], sources: Sequence[Mapping[str, Any]] = ()) -> str:
+    """An answer as HTML: markdown, with each tool call as a chip where it happened, and [1] a link to its source."""
     text = ""
     chips: list[str] = []
     for part in parts:
@@ -33,7 +34,7 @@ def parts_html(parts: Sequence[Part]) -> str:
                 f'<span class="tool" title="The calculator was asked">{escape(part["expression"])}'
                 f' <span aria-hidden="true">=</span> <b>{escape(part["result"])}</b></span>'
             )
-    html = to_html(text)
+    html = linked(to_html(text), sources)
     for i, chip in enumerate(chips):
         html = html.replace(f"{_OPEN}{i}{_CLOSE}", chip)
     return html
@@ -53,6 +54,7 @@ class TurnView:
         self.box = el("article", f"turn {message.role}", aria_label=who)
         with self.box:
             self.body = raw("", "prose")
+            self.origin = el("div", "origin")
             self.foot = el("footer", "turn-foot")
         if answer is None:
             self._show_finished()
@@ -64,9 +66,17 @@ class TurnView:
         """Shows what the answer has grown by."""
         if self.answer is not None and self.answer.version != self.version:
             self.version = self.answer.version
+            self._show_origin(self.answer.provenance)
             self.body.content = (
-                parts_html(self.answer.parts) or '<p class="waiting" aria-label="Waiting"><i></i><i></i><i></i></p>'
+                parts_html(self.answer.parts, sources_of(self.answer.provenance))
+                or '<p class="waiting" aria-label="Waiting"><i></i><i></i><i></i></p>'
             )
+
+    def _show_origin(self, provenance: Mapping[str, Any]) -> None:
+        """The chips, once it is known where the answer comes from: before its first word."""
+        if not self.origin.default_slot.children:
+            with self.origin:
+                chips(self.page, provenance)
 
     def delete(self) -> None:
         """Takes it off the page."""
@@ -78,7 +88,8 @@ class TurnView:
             self.body.content = f"<p>{escape(message.content)}</p>"
         else:
             parts: list[Part] = message.provenance.get("parts") or [{"type": "text", "text": message.content}]
-            self.body.content = parts_html(parts)
+            self.body.content = parts_html(parts, sources_of(message.provenance))
+            self._show_origin(message.provenance)
             note = _note(message.provenance)
         with self.foot:
             if note:
@@ -90,7 +101,18 @@ class TurnView:
                     button(symbol="edit", aria_label="Edit and ask again", on_click=self._edit)
                 else:
                     button(symbol="again", aria_label="Answer again", on_click=lambda: self.page.regenerate(self.turn))
+                    self._thumbs(message.provenance)
                     el("span", "figures", _figures(message.provenance))
+
+    def _thumbs(self, provenance: Mapping[str, Any]) -> None:
+        """A vote on the answer, where it belongs to a trial."""
+        if "trial" not in provenance:
+            return
+        with el("span", role="group", aria_label="How was this answer?"):
+            for score, symbol, label in ((1.0, "up", "A good answer"), (0.0, "thumb-down", "A bad answer")):
+                pressed = "true" if provenance.get("vote") == score else "false"
+                vote = button(symbol=symbol, aria_label=label, aria_pressed=pressed)
+                vote.on("click", lambda score=score: self.page.vote(self.turn, score), args=[])
 
     def _branches(self) -> None:
         count, place = len(self.turn.siblings), self.turn.place
@@ -152,6 +174,7 @@ def turn_key(turn: Turn, answer: Answer | None) -> tuple[Any, ...]:
         turn.siblings,
         turn.message.content,
         turn.message.provenance.get("state"),
+        turn.message.provenance.get("vote"),
         answer is not None,
     )
 

@@ -23,6 +23,9 @@ Handler = Callable[..., Any] | Callable[..., Awaitable[Any]]
 
 PAGES = (
     ("chat", "Chat", "/"),
+    ("teach", "Teach", "/teach"),
+    ("memory", "Memory", "/memory"),
+    ("forgetting", "Forgetting", "/forgetting"),
     ("runs", "Runs", "/runs"),
     ("models", "Models", "/models"),
     ("settings", "Settings", "/settings"),
@@ -38,13 +41,11 @@ document.documentElement.dataset.theme = localStorage.getItem("theme") ||
 @cache
 def head_html() -> str:
     """What every page's head needs. The version in the addresses lets browsers keep the files for good."""
-    version = hashlib.sha256(b"".join((STATIC / name).read_bytes() for name in ("style.css", "app.js"))).hexdigest()[
-        :12
-    ]
-    return (
-        f'{_EARLY}<link rel="stylesheet" href="/_web/style.css?{version}">'
-        f'<script defer src="/_web/app.js?{version}"></script>'
-    )
+    files = ("style.css", "teach.css", "app.js", "teach.js")
+    version = hashlib.sha256(b"".join((STATIC / name).read_bytes() for name in files)).hexdigest()[:12]
+    links = (f'<link rel="stylesheet" href="/_web/{name}?{version}">' for name in files if name.endswith(".css"))
+    scripts = (f'<script defer src="/_web/{name}?{version}"></script>' for name in files if name.endswith(".js"))
+    return _EARLY + "".join(links) + "".join(scripts)
 
 
 def body_html() -> str:

@@ -19,6 +19,7 @@ from nanohydra.serve.services import Services
 from nanohydra.serve.web.answers import NO_RIGHT, Answers
 from nanohydra.serve.web.pulls import Pulls
 from nanohydra.serve.web.theme import BUILD_SECONDS, bare_page, el, mark, toast
+from nanohydra.serve.web.uploads import Uploads
 from nanohydra.store import Principal
 
 COOKIE = "nanohydra_token"
@@ -42,6 +43,7 @@ class Web:
     services: Services
     answers: Answers
     pulls: Pulls
+    uploads: Uploads
 
 
 @dataclass
