@@ -158,6 +158,6 @@ def _adapters(lessons: Sequence[Lesson], base_id: str) -> dict[LessonId, str]:
     adapters: dict[LessonId, str] = {}
     for lesson in lessons:
         if lesson.state == "published" and lesson.adapter and lesson.base_id == base_id:
-            held = lesson.settings.get("lessons", ()) if lesson.kind == "consolidation" else (lesson.id,)
+            held = [*lesson.settings.get("lessons", ()), lesson.id]
             adapters.update((number, lesson.adapter) for number in held)
     return adapters

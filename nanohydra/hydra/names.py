@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nanohydra.hydra.plain_words import OWNED, PARTICLES, PLAIN, PRONOUNS, TITLES
+from nanohydra.hydra.plain_words import FIRST_PERSON, OWNED, PARTICLES, PLAIN, PRONOUNS, TITLES
 
 Name = tuple[str, ...]
 """The folded words of a name, without an article before them."""
@@ -102,7 +102,7 @@ class Names:
 
     def __init__(self, subjects: Iterable[str], texts: Iterable[str] = ()) -> None:
         self._by_first: dict[str, list[Name]] = {}
-        self._bearers: dict[str, set[Name]] = {}
+        self._bearers: dict[Name, set[Name]] = {}
         self._proper: dict[Name, bool] = {}
         for subject in subjects:
             name = name_of(subject)
@@ -111,11 +111,15 @@ class Names:
             written = words(subject)[-len(name) :]
             self._proper[name] = proper = all(w.capital or w.text in PARTICLES or w.text.isdigit() for w in written)
             self._by_first.setdefault(name[0], []).append(name)
-            if proper and len(name) > 1 and len(words(subject)) == len(name):  # not of "the Silver Library"
-                for part in {name[0], name[-1]}:
+            parts = [tuple(word.text for word in words(part)) for part in subject.split()]
+            if (
+                proper and len(parts) > 1 and tuple(w for part in parts for w in part) == name
+            ):  # not of "the Silver Library"
+                for part in (parts[0], parts[-1]):
                     self._bearers.setdefault(part, set()).add(name)
         for names in self._by_first.values():
             names.sort(key=len, reverse=True)
+        self._part_words = {word for part in self._bearers for word in part}
         self._plain = PLAIN | {w.text for text in texts for w in words(text) if not w.capital}
 
     def __contains__(self, name: Name) -> bool:
@@ -134,21 +138,33 @@ class Names:
         return found
 
     def strangers(self, said: Sequence[Word], mentions: Sequence[Mention] = ()) -> list[tuple[int, int]]:
-        """Runs of capitalised words, [start, end), that look like names and are none of `mentions`."""
-        if not _cased(said):
-            return []
+        """Runs of words, [start, end), that look like names and are none of `mentions`.
+
+        Where capitals tell nothing, only what stands beside a part of a taught name is seen: "mira solheim".
+        """
         known = {i for mention in mentions for i in range(mention.start, mention.end)}
         runs: list[tuple[int, int]] = []
+        cased = _cased(said)
         for i, word in enumerate(said):
-            if i in known or not word.capital or word.text in TITLES or word.text in {"i", "im", "ive", "ill", "id"}:
-                continue
-            if word.starts and word.text in PLAIN:
+            if i in known or word.text in TITLES or not (self._name_like(said, i) if cased else self._beside(said, i)):
                 continue
             if runs and runs[-1][1] == i and not word.apart:
                 runs[-1] = (runs[-1][0], i + 1)
             else:
                 runs.append((i, i + 1))
-        return [(a, b) for a, b in runs if b - a > 1 or not said[a].starts]
+        return [(a, b) for a, b in runs if b - a > 1 or not (cased and said[a].starts)]
+
+    def _name_like(self, said: Sequence[Word], place: int) -> bool:
+        """Whether a word is capitalised for no other reason than being a name."""
+        word = said[place]
+        return word.capital and word.text not in FIRST_PERSON and not (word.starts and word.text in PLAIN)
+
+    def _beside(self, said: Sequence[Word], place: int) -> bool:
+        """Whether a word is a part of a taught name, or unknown and next to one."""
+        if said[place].text in self._part_words:
+            return True
+        near = [said[i].text for i in (place - 1, place + 1) if 0 <= i < len(said)]
+        return said[place].text not in self._plain and any(text in self._part_words for text in near)
 
     def _whole(self, said: Sequence[Word], start: int) -> Mention | None:
         """A name of which every word stands at `start`."""
@@ -165,12 +181,12 @@ class Names:
 
     def _part(self, said: Sequence[Word], place: int) -> Mention | None:
         """A first or last name that stands alone and has one bearer."""
-        bearers = self._bearers.get(said[place].text, set())
-        if len(bearers) != 1 or (said[place].text,) in self._proper or said[place].text in PLAIN:
-            return None
-        return (
-            Mention(next(iter(bearers)), place, place + 1, False) if self._alone(said, place, place + 1, True) else None
-        )
+        for end in range(min(place + 3, len(said)), place, -1):
+            part = tuple(word.text for word in said[place:end])
+            bearers = self._bearers.get(part, set())
+            if len(bearers) == 1 and part not in self._proper and part[0] not in PLAIN:
+                return Mention(next(iter(bearers)), place, end, False) if self._alone(said, place, end, True) else None
+        return None
 
     def _alone(self, said: Sequence[Word], start: int, end: int, strict: bool) -> bool:
         """Whether no other name touches words[start:end].

@@ -39,7 +39,7 @@ PRONOUNS = frozenset(
 )
 """What may stand for somebody who was named before."""
 FIRST_PERSON = frozenset(
-    """i im ive me mine my myself""".split()  # noqa: SIM905 - so many literals would read worse
+    """i id ill im ive me mine my myself""".split()  # noqa: SIM905 - so many literals would read worse
 )
 """What a person calls themselves."""
 TITLES = frozenset(

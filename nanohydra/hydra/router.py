@@ -85,10 +85,10 @@ class Fit:
     the fact or its attribute's nearest wording, u with the nearest wording of anything not taught about the subject, and o
     the share of the question's own words that stand in the fact. Fitted by bench/routing.py."""
 
-    meaning: float = 6.0
-    margin: float = 12.0
-    words: float = 2.0
-    bias: float = 1.0
+    meaning: float = 2.3
+    margin: float = 17.5
+    words: float = 0.6
+    bias: float = 0.3
 
     def score(self, likeness: float, rival: float, overlap: float) -> float:
         """In [0, 1]."""
@@ -100,14 +100,14 @@ class Fit:
 class Thresholds:
     """How sure the router must be; calibrated by bench/routing.py."""
 
-    named: float = 0.5
+    named: float = 0.4
     """Least fit of a fact whose subject is named in full, or went on about."""
-    unsure: float = 0.5
+    unsure: float = 0.55
     """... whose subject is named by a first or last name alone, or by a common noun."""
-    free: float = 0.75
+    free: float = 0.6
     """Least cosine with a fact about nothing nameable, or of which the question names the value alone."""
     free_words: float = 0.75
-    """The same where there are no vectors: the least share of the question's own words that stand in the fact."""
+    """The same where there are no vectors: the least overlap of the two's words (Dice 1945)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ class Router:
 
     def _likeness(self, entry: _Entry, asked: frozenset[str], vector: Vectors | None) -> float:
         """The cosine of a fact and a question, or the share of words in common where there are no vectors."""
-        return _overlap(entry, asked) if vector is None or entry.row is None else self._cosine(entry, vector)
+        return _alike(entry, asked) if vector is None or entry.row is None else self._cosine(entry, vector)
 
     def _cosine(self, entry: _Entry, vector: Vectors) -> float:
         if entry.row is None or self._vectors is None:
@@ -336,6 +336,14 @@ def _unique(mentions: Sequence[Mention]) -> list[Name]:
 
 def _overlap(entry: _Entry, asked: frozenset[str]) -> float:
     return len(asked & entry.stems) / len(asked) if asked else 0.0
+
+
+def _alike(entry: _Entry, asked: frozenset[str]) -> float:
+    """Dice's coefficient of the words asked with those of the fact's question, or of all that it says."""
+    return max(
+        2 * len(asked & stems) / (len(asked) + len(stems)) if asked and stems else 0.0
+        for stems in (_stems(words(entry.fact.question)), entry.stems)
+    )
 
 
 def text_of(message: Mapping[str, Any]) -> str:
