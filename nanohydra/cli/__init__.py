@@ -9,6 +9,16 @@ import sys
 VERBS = {
     "speedrun": "from nothing to a chat model: world, tokenizer, training, exam, report card, chat",
     "chat": "talk to a model in the terminal, or ask one question with -p",
+    "learn": "teach facts or a document: a text, a file, pairs; trained, examined, published or not",
+    "log": "what was taught, published, reverted and forgotten",
+    "show": "a lesson with its facts, passages and receipt; without one, all lessons",
+    "known": "what was taught about somebody or something",
+    "diff": "what a lesson changed, or how two lessons and their receipts differ",
+    "revert": "take a lesson back",
+    "forget": "drop a fact for good, and prove it",
+    "blame": "which adapter, passage or tool an answer came from",
+    "consolidate": "one adapter of all lessons, through the same gate",
+    "retest": "ask again what was taught; what faded is taught again",
     "serve": "a private chat server: web app in the browser, OpenAI-compatible API",
     "sample": "continue a text",
     "train": "train a model from a recipe (a YAML file)",
@@ -59,6 +69,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _help() -> str:
     lines = ["usage: nanohydra VERB [options]        (nanohydra VERB --help tells more)", ""]
-    lines += [f"  {verb:<10} {what}" for verb, what in VERBS.items()]
+    lines += [f"  {verb:<11} {what}" for verb, what in VERBS.items()]
     lines += ["", "Start with: nanohydra speedrun        Files go under NANOHYDRA_HOME (see: nanohydra info)"]
     return "\n".join(lines)
