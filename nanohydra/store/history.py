@@ -31,7 +31,7 @@ class History(Database):
         """Adds a line of the caller's: a probe of old facts, the proof that a fact is forgotten."""
         with self._writing() as session:
             one_at_a_time(session)
-            write_line(session, user_id, kind, lesson_id, **detail)
+            write_line(session, user_id, kind, lesson_id, detail)
 
     def version(self) -> int:
         """A number that grows with each change of lessons, facts or passages: what was read before is to be read again."""
@@ -39,9 +39,9 @@ class History(Database):
             return int(session.scalar(select(Setting.value).where(Setting.key == VERSION)) or 0)
 
 
-def write_line(session: Session, user_id: int, kind: str, lesson_id: int | None = None, **detail: Any) -> None:
+def write_line(session: Session, user_id: int, kind: str, lesson_id: int | None, detail: Mapping[str, Any]) -> None:
     """Adds a line to the transaction that does what it tells of."""
-    session.add(HistoryLine(user_id=user_id, kind=kind, lesson_id=lesson_id, detail=detail))
+    session.add(HistoryLine(user_id=user_id, kind=kind, lesson_id=lesson_id, detail=dict(detail)))
 
 
 def grown(session: Session) -> None:

@@ -93,7 +93,7 @@ class Jobs(Database):
             if lesson is None:
                 return False
             kept = state if not lesson.cancel else "cancelled"
-            detail: dict[str, Any] = {}
+            named = None
             if adapter is not None and kept == state:
                 name, folder, base, content_id = adapter
                 if session.get(Adapter, name) is not None:
@@ -102,9 +102,9 @@ class Jobs(Database):
                     )
                 session.add(Adapter(name=name, folder=folder, base=base, content_id=content_id, owner=lesson.user_id))
                 lesson.adapter = name
-                detail = {"adapter": name, "folder": folder, "content_id": content_id}
+                named = {"adapter": name, "folder": folder, "content_id": content_id}
             lesson.receipt = None if receipt is None else dict(receipt)
-            _end(session, lesson, kept, error, **detail)
+            _end(session, lesson, kept, error, named)
         return kept == state
 
     def cancel(self, lesson_id: int, user_id: int) -> Lesson:
@@ -116,7 +116,7 @@ class Jobs(Database):
             elif lesson.state == "queued":
                 _end(session, lesson, "cancelled", None)
             elif lesson.state != "cancelled":
-                raise UserError(f"Lesson {lesson_id} is {lesson.state} already. Revert it to undo it.")
+                raise UserError(f"Lesson {lesson_id} is {lesson.state} already: there is nothing to stop.")
         return lesson
 
     def requeue(self, lesson_id: int, user_id: int, settings: Mapping[str, Any] | None = None) -> Lesson:
@@ -170,7 +170,13 @@ class Jobs(Database):
 
 def queue_anew(session: Session, lesson: Lesson, reason: str) -> None:
     """Takes a lesson's adapter away and puts it back on the queue, whoever works on it. The caller has its turn."""
-    write_line(session, lesson.user_id, "requeued", lesson.id, reason=reason, receipt=lesson.receipt)
+    write_line(
+        session,
+        lesson.user_id,
+        "requeued",
+        lesson.id,
+        {"name": lesson.name, "reason": reason, "receipt": lesson.receipt},
+    )
     lose_adapter(session, lesson)
     _queue(lesson, 0)
     lesson.receipt = lesson.error = lesson.started = lesson.finished = None
@@ -201,9 +207,11 @@ def _held(session: Session, lesson_id: int, worker: str) -> Lesson | None:
     return session.scalar(select(Lesson).where(*held).with_for_update())
 
 
-def _end(session: Session, lesson: Lesson, state: str, error: str | None, **detail: Any) -> None:
-    """Writes the history's line with `detail`, too."""
+def _end(
+    session: Session, lesson: Lesson, state: str, error: str | None, adapter: Mapping[str, Any] | None = None
+) -> None:
     free(lesson)
     lesson.state, lesson.error, lesson.finished = state, error, now()
-    write_line(session, lesson.user_id, state, lesson.id, lesson=lesson.name, of=lesson.kind, error=error, **detail)
+    detail = {"name": lesson.name, "kind": lesson.kind, "error": error, **(adapter or {})}
+    write_line(session, lesson.user_id, state, lesson.id, detail)
     grown(session)

@@ -58,9 +58,9 @@ class Lessons(Database):
             session.flush()
             passages = _add_passages(session, lesson.id, material.get("passages", ()))
             superseded = _add_facts(session, lesson, material.get("facts", ()), passages)
-            detail = {"lesson": name, "of": kind, "base_id": base_id, "base_name": base_name, "superseded": superseded}
+            detail = {"name": name, "kind": kind, "base_id": base_id, "base_name": base_name, "superseded": superseded}
             counts = {"facts": len(material.get("facts", ())), "passages": len(passages)}
-            write_line(session, user_id, "taught", lesson.id, **detail, **counts)
+            write_line(session, user_id, "taught", lesson.id, detail | counts)
             grown(session)
         return lesson, True
 
@@ -93,7 +93,7 @@ class Lessons(Database):
             lesson = own_lesson(session, lesson_id, user_id)
             if lesson.shared != shared:
                 lesson.shared = shared
-                write_line(session, user_id, "shared" if shared else "unshared", lesson_id)
+                write_line(session, user_id, "shared" if shared else "unshared", lesson_id, {"name": lesson.name})
                 grown(session)
         return lesson
 
@@ -121,12 +121,12 @@ class Lessons(Database):
         return fact
 
     def passages(self, user_id: int, lesson_id: int | None = None, current: bool = True) -> list[LessonPassage]:
-        """Passages that a user may see, in order; current=False: those of reverted lessons, too."""
+        """Passages that a user may see, in order; current=False: those of reverted lessons and emptied ones, too."""
         query = select(LessonPassage).join(Lesson, Lesson.id == LessonPassage.lesson_id).where(may_see(user_id))
         if lesson_id is not None:
             query = query.where(LessonPassage.lesson_id == lesson_id)
         if current:
-            query = query.where(Lesson.state != "reverted")
+            query = query.where(Lesson.state != "reverted", LessonPassage.text != "")
         with self._reading() as session:
             return list(session.scalars(query.order_by(LessonPassage.lesson_id, LessonPassage.number)))
 

@@ -40,7 +40,7 @@ class Trials(Database):
                         raise NotFound(f"There is no adapter {adapter!r}.")
                 session.add(trial)
                 session.flush()
-                write_line(session, user_id, "trial", None, trial=trial.id, name=name, a=a, b=b)
+                write_line(session, user_id, "trial", None, {"trial": trial.id, "name": name, "a": a, "b": b})
         except IntegrityError as e:
             raise UserError(f"You have a trial {name!r} already. Choose another name.") from e
         return trial
@@ -82,7 +82,6 @@ class Trials(Database):
                 raise NotFound(f"There is no trial {trial_id}.")
             if trial.ended is None:
                 trial.ended, trial.verdict = now(), dict(verdict)
-                write_line(
-                    session, user_id, "trial ended", None, trial=trial_id, name=trial.name, verdict=dict(verdict)
-                )
+                detail = {"trial": trial_id, "name": trial.name, "verdict": dict(verdict)}
+                write_line(session, user_id, "trial ended", None, detail)
         return trial

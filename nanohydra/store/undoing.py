@@ -52,7 +52,9 @@ class Undoing(Database):
                 passage.text, passage.vector = text, None
             for lesson in lessons.values():
                 mine = [fact.id for fact in facts if fact.lesson_id == lesson.id]
-                write_line(session, user_id, "forgot", lesson.id, facts=mine, reason=reason)
+                write_line(
+                    session, user_id, "forgot", lesson.id, {"name": lesson.name, "facts": mine, "reason": reason}
+                )
                 if lesson.state in ("published", *OPEN):
                     _teach_the_rest(session, lesson, "facts forgotten")
                 _undo_dependent(session, lesson, f"facts of lesson {lesson.id} forgotten")
@@ -66,10 +68,10 @@ def _revert(session: Session, lesson: Lesson) -> None:
     _give_back(session, lesson, facts)
     for fact in facts.values():
         fact.valid_until = fact.valid_until or moment
-    detail = {"lesson": lesson.name, "of": lesson.kind, "was": lesson.state, **lose_adapter(session, lesson)}
+    detail = {"name": lesson.name, "kind": lesson.kind, "was": lesson.state, **lose_adapter(session, lesson)}
     free(lesson)
     lesson.state, lesson.finished = "reverted", moment
-    write_line(session, lesson.user_id, "reverted", lesson.id, **detail)
+    write_line(session, lesson.user_id, "reverted", lesson.id, detail)
 
 
 def _give_back(session: Session, lesson: Lesson, facts: Mapping[int, LessonFact]) -> None:
@@ -93,8 +95,10 @@ def _undo_dependent(session: Session, lesson: Lesson, reason: str) -> None:
 
 
 def _teach_the_rest(session: Session, lesson: Lesson, reason: str) -> None:
-    """Queues a lesson anew with what is left of it; reverts one that holds nothing. One to be cancelled will end so."""
-    facts = select(LessonFact.id).where(LessonFact.lesson_id == lesson.id, LessonFact.valid_until.is_(None))
+    """Queues a lesson anew with what is left of it; reverts one that holds nothing. One to be cancelled will end so.
+
+    A fact that is superseded is left: it may hold again."""
+    facts = select(LessonFact.id).where(LessonFact.lesson_id == lesson.id, ~LessonFact.forgotten)
     passages = select(LessonPassage.id).where(LessonPassage.lesson_id == lesson.id, LessonPassage.text != "")
     if any(session.scalar(query.limit(1)) is not None for query in (facts, passages)):
         if lesson.state != "queued" and not lesson.cancel:
