@@ -167,15 +167,15 @@ def _may_be_about(relation: Relation, about: str) -> bool:
 
 @cache
 def sentence_readers() -> tuple[tuple[Relation, Reader], ...]:
-    """What reads sentences: the statements, and patterns for reading alone. Not those in which the value acts ("{V} wrote
-    {O}"): a sentence is about its subject."""
+    """What reads sentences, the wordiest first: the statements, and patterns for reading alone. Not those in which the
+    value acts ("{V} wrote {O}"): a sentence is about its subject."""
     found = []
     for relation in relations():
         for template in (*relation.statements, *relation.reads):
             read = reader(template) if not re.match(r"\{V\} (?!is )", template) else None
             if read:
                 found.append((relation, read))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda one: -len(one[1].literal)))
 
 
 _NOUN_PATTERNS = tuple(

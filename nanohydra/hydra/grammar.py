@@ -159,7 +159,5 @@ def reader(template: str, slots: dict[str, str] | None = None) -> Reader | None:
                 text = f"[{part[0].upper()}{part[0].lower()}]{text[1:]}"
             out.append(text)
     literals = [piece for part in parts[::2] for piece in part.split(" of ")]
-    literal = max(
-        (piece.replace("'", "").strip().lower() for piece in literals if "'" not in piece), key=len, default=""
-    )
+    literal = max((piece.strip().lower() for piece in literals), key=len, default="")
     return Reader(template, re.compile("".join(out) + r"[.?!,]*"), literal)

@@ -31,6 +31,8 @@ def right(fact: Fact, answer: str) -> bool:
     words three quarters of them. An answer that says it does not know, denies the value ("not in Bergen") or offers
     another beside it ("Bergen or Oslo") is not right.
     """
+    if not re.search(r"\w", fact.value):  # signs alone
+        return bool(fact.value) and fact.value in answer
     said = _tokens(answer)
     if not said or (declines(answer) and not _DECLINES.search(_folded(fact.value))):
         return False

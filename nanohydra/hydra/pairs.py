@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from nanohydra.hydra.facts import PRONOUNS, is_subject, make_fact, sentence_readers
+from nanohydra.hydra.facts import PRONOUNS, Context, is_subject, make_fact, read_sentence
 from nanohydra.hydra.grammar import Reader, as_subject, capital, reader
 from nanohydra.hydra.judging import right
 from nanohydra.hydra.material import Fact
-from nanohydra.hydra.relations import DESCRIPTION, NOUN, Relation, bind, general, relations, verbs
+from nanohydra.hydra.relations import DESCRIPTION, NOUN, Bound, Relation, bind, general, relations, verbs
 from nanohydra.hydra.sentences import VERBS, sentences, tidy
 from nanohydra.hydra.text import words
 from nanohydra.hydra.values import read_value, trimmed
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"
 SHORT = 6  # words: a shorter answer is its own value
-_VERB_QUESTION = re.compile(r"What (?:does|do|did) (?P<S>.+?) (?P<verb>\w+(?: \w+)?)\?*")
 _ASIDE = words("function words")
 
 
@@ -28,7 +27,7 @@ def fact_of_pair(question: str, answer: str, passage: int | None = None) -> Fact
     about = read_question(asked)
     if about:
         subject, attribute = about
-        known = bind(attribute).relation
+        known = bind(attribute)
         value = _value_of(known, asked, answer) or _value(asked, answer)
         full = make_fact(subject, attribute, value, passage)
         told = full.answer if _bare(answer) else _as_sentence(answer)
@@ -53,13 +52,17 @@ def read_question(question: str) -> tuple[str, str] | None:
         if about and (about != about.lower() or set(about.split()) & words("not a subject")):
             continue
         return m["S"], relation.attribute.format(T=about, A=about)
-    asked = _VERB_QUESTION.fullmatch(text)
-    if asked and is_subject(subject := as_subject(asked["S"])):
-        past = " did " in text[:9]
-        for attribute, (base, kind) in verbs().items():
-            if base == asked["verb"] and (kind == "past") == past:
-                return subject, attribute
+    asked = re.fullmatch(r"What (does|do|did) (.+?)\?*", text)
+    told = asked[2].split() if asked else []
+    for size in range(2, 0, -1):
+        subject, base = as_subject(" ".join(told[:-size])), " ".join(told[-size:])
+        if asked and is_subject(subject) and (attribute := _verb(base, "past" if asked[1] == "did" else "verb")):
+            return subject, attribute
     return None
+
+
+def _verb(base: str, kind: str) -> str | None:
+    return next((attribute for attribute, form in verbs().items() if form == (base, kind)), None)
 
 
 @cache
@@ -74,19 +77,15 @@ def _question_readers() -> tuple[tuple[Relation, Reader], ...]:
     return tuple((relation, read) for relation, read in found if read)
 
 
-def _value_of(known: Relation, question: str, answer: str) -> str | None:
-    """The value as the relation's statements hold it."""
+def _value_of(known: Bound, question: str, answer: str) -> str | None:
+    """The value as sentences of the relation hold it."""
     text = tidy(answer)
-    lower = text.lower()
-    for relation, read in sentence_readers():
-        if relation.title == known.title:
-            m = read.match(text, lower)
-            value = read_value(relation.value, m["V"]) if m and "V" in m else None
-            if value:
-                return value
+    for fact in read_sentence(text, Context()):
+        if bind(fact.attribute) == known:
+            return fact.value
     if _bare(text):
-        return read_value(known.value, text)
-    if known.value in {"person", "name", "place"}:  # "It is Oslo.", "Ana Ruiz wrote it."
+        return read_value(known.relation.value, text)
+    if known.relation.value in {"person", "name", "place"}:  # "It is Oslo.", "Ana Ruiz wrote it."
         names = re.findall(rf"{_CAPITAL}(?: {_CAPITAL})*", re.sub(r"^(?:It|He|She|They|That|This|The) ", "", text))
         return next((name for name in names if name not in question), None)
     return None
@@ -94,7 +93,8 @@ def _value_of(known: Relation, question: str, answer: str) -> str | None:
 
 def _bare(answer: str) -> bool:
     """Whether the answer is a value, not a sentence."""
-    return len(answer.split()) <= SHORT and not set(answer.lower().split()) & (VERBS | verbs().keys())
+    told = re.match(r"(?:I|you|we|they|he|she|it|that)\b", answer, re.I)
+    return not told and len(answer.split()) <= SHORT and not set(answer.lower().split()) & (VERBS | verbs().keys())
 
 
 def _value(question: str, answer: str) -> str:

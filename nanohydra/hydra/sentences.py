@@ -64,7 +64,7 @@ def tidy(text: str) -> str:
     """A sentence ready to be read: without list marks, emphasis, contractions and words that only open it."""
     text = re.sub(r"^\s*(?:[-*•·>]|\d+[.)])\s+|^#+\s*", "", " ".join(text.split()))
     text = re.sub(r"\*\*|__|`|\*(?=\w)|(?<=\w)\*", "", text)
-    text = text.replace("\u00a0", " ").strip(' "“”')
+    text = text.replace("\u00a0", " ").replace("’", "'").strip(' "“”')
     for pattern, replacement in _CONTRACTIONS:
         text = re.sub(pattern, replacement, text)
     for _ in range(2):

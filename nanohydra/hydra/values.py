@@ -24,13 +24,17 @@ _AN = re.compile(r"^(?:an?|A|An) ")
 def trimmed(text: str) -> str:
     """The phrase without what is said by the way: "Bergen with her ferret" is "Bergen"."""
     text = _ASIDE.sub("", " ".join(text.split()).strip())
-    return text.strip(' ,.!?:"“”').strip()
+    text = text.strip(' ,.!?:"“”').strip()
+    return text if re.search(r"\w", text) else ""
 
 
 def read_value(kind: str, text: str) -> str | None:
     """The value of that kind which the phrase is, or None."""
     text = trimmed(text)
-    return _KINDS[kind](text) if text and len(text.split()) <= 12 else None
+    if not text or len(text.split()) > 12:
+        return None
+    # A value at the start of a sentence has a capital that is not its own.
+    return _KINDS[kind](text) or _KINDS[kind](text[0].lower() + text[1:])
 
 
 def looks_like(kind: str, text: str) -> bool:
