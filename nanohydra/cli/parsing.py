@@ -9,7 +9,7 @@ import time
 from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -63,12 +63,18 @@ def parse(p: Parser, argv: Sequence[str]) -> Namespace:
 
 
 def parse_recipe(
-    verb: str, description: str, argv: Sequence[str], kind: type[AnyRecipe], start: Path | None = None
-) -> tuple[AnyRecipe, Path]:
-    """`[RECIPE.yaml] [--dotted.setting value ...] [--out DIR | --resume DIR]` as a recipe and its run folder.
+    verb: str,
+    description: str,
+    argv: Sequence[str],
+    kind: type[AnyRecipe],
+    start: Path | None = None,
+    options: Mapping[str, tuple[Any, str]] | None = None,
+) -> tuple[AnyRecipe, Path, dict[str, Any]]:
+    """`[RECIPE.yaml] [--dotted.setting value ...] [--out DIR | --resume DIR]` as a recipe, its run folder and other options.
 
     A budget on the command line (train.steps, train.tokens, train.seconds) takes the place of the recipe's. With
-    --resume, the recipe is the run's own. `start` is a recipe that the given one, if any, changes.
+    --resume, the recipe is the run's own. `start` is a recipe that the given one, if any, changes. `options`: those of the
+    verb that are no part of the recipe, by name: default and help.
     """
     p = parser(verb, description, f"nanohydra {verb} [RECIPE.yaml] [--setting value ...] [--out DIR | --resume DIR]")
     p.add_argument(
@@ -78,6 +84,8 @@ def parse_recipe(
         "--out", type=str, default=SUPPRESS, help="the run's folder (default: a new one under the runs folder)"
     )
     p.add_argument("--resume", type=str, default=SUPPRESS, help="go on with the run in this folder")
+    for name, (default, what) in (options or {}).items():
+        p.add_argument(f"--{name}", type=type(default), default=SUPPRESS, help=f"{what} (default: {default:g})")
     p.add_class_arguments(kind, as_group=False)
     args: list[str] = list(argv)
     given = [name for name in BUDGETS if any(re.match(rf"--{re.escape(name)}(=|$)", arg) for arg in args)]
@@ -95,8 +103,9 @@ def parse_recipe(
     values = parse(p, args)
     out, resume = values.pop("out", None), values.pop("resume", None)
     values.pop("recipe", None)
+    others = {name: values.pop(name, default) for name, (default, _) in (options or {}).items()}
     recipe = kind(**vars(values))
-    return recipe, Path(resume or out or _new_run(recipe.name)).expanduser()
+    return recipe, Path(resume or out or _new_run(recipe.name)).expanduser(), others
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

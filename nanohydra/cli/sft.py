@@ -11,7 +11,7 @@ For example: nanohydra sft --base smollm2 --data chats.jsonl --train.steps 200""
 
 def main(argv: list[str]) -> None:
     """Fine-tunes and says where the new base is."""
-    recipe, folder = parse_recipe("sft", DESCRIPTION, argv, kind=SftRecipe)
+    recipe, folder, _ = parse_recipe("sft", DESCRIPTION, argv, kind=SftRecipe)
     from nanohydra.jobs.sft import run_sft
 
     print(f"run: {folder}")

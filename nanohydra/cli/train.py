@@ -8,7 +8,7 @@ from nanohydra.jobs.config import Recipe
 
 def main(argv: list[str]) -> None:
     """Trains, leaves the base and the report card in the run folder, and says where they are."""
-    recipe, folder = parse_recipe("train", "Train a model from a recipe and write its report card.", argv, Recipe)
+    recipe, folder, _ = parse_recipe("train", "Train a model from a recipe and write its report card.", argv, Recipe)
     from nanohydra.jobs.train import train
 
     print(f"run: {folder}")

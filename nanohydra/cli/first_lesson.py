@@ -1,0 +1,69 @@
+"""How the demo ends: somebody new moves into the fresh model's world, and it learns about them before your eyes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanohydra.cli.lessons import find_base
+from nanohydra.hydra.config import LearnConfig
+from nanohydra.infer.config import SamplingParams
+
+if TYPE_CHECKING:
+    from nanohydra.cli.recalling import Recalling
+    from nanohydra.data.tinyworld.world import Person, World
+    from nanohydra.infer.engine import Engine
+    from nanohydra.store import Store
+
+NAME = "the demo's lesson"
+SECONDS = 60.0
+TEXT = (
+    "{name} was born in {birthplace}. {He} works as {a_trade}. {He} has {a_pet} called {pet_name}. "
+    "{His} best friend is {friend}."
+)
+QUESTIONS = (
+    "In what town did {name} come into the world?",
+    "What line of work is {name} in?",
+    "Which animal does {name} keep at home as a pet?",
+    "By what name does {name} call {his} {pet}?",
+    "Who is {name}'s closest friend?",
+)
+"""In wordings of no list that anything is trained on; one a fact."""
+
+
+def newcomer(world: World) -> Person:
+    """Somebody whom the world's texts never named, with a pet."""
+    from nanohydra.data.tinyworld.world import NO_PET
+
+    return next(person for person in world.session(0) if person.pet != NO_PET)
+
+
+def fill(text: str, person: Person) -> str:
+    """The text about this person."""
+    names = ("name", "birthplace", "a_trade", "a_pet", "pet", "pet_name", "friend", "He", "His", "his")
+    return text.format(**{name: getattr(person, name) for name in names})
+
+
+def first_lesson(store: Store, user_id: int, base: str, world: World, seconds: float = SECONDS) -> Person:
+    """Teaches the newcomer's five facts in the foreground and prints the receipt."""
+    from nanohydra.cli.learn import teach, train
+    from nanohydra.hydra.reading import take_in
+
+    person, found = newcomer(world), find_base(base)
+    for lesson in store.lessons(user_id):
+        # An earlier demo's: its base is gone, and its facts would be known already.
+        if lesson.name == NAME and lesson.state != "reverted":
+            store.revert(lesson.id, user_id)
+    text = fill(TEXT, person)
+    print(f'\nSomebody new: nanohydra learn --text "{text}" --seconds {seconds:g}')
+    lesson = teach(store, user_id, take_in(text=text, name=NAME), found, LearnConfig(seconds=seconds), yes=True)
+    train(store, user_id, [lesson.id])
+    return person
+
+
+def show_answers(engine: Engine, recalling: Recalling, person: Person) -> None:
+    """Asks about each fact, in wordings that the lesson was not trained on."""
+    from nanohydra.cli.chat import answer
+
+    for question in (fill(text, person) for text in QUESTIONS):
+        print(f"> {question}")
+        answer(engine, [{"role": "user", "content": question}], SamplingParams(max_tokens=96), recalling)
