@@ -53,5 +53,6 @@ def set_up(stream: TextIO | None = None) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # our own lines tell more, and no query strings
-    for name in ("uvicorn.error", "httpx", "alembic"):  # whose news are no news, or told by our own lines
+    # Of these, news are no news, or told by our own lines.
+    for name in ("uvicorn.error", "httpx", "alembic", "bm25s", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.WARNING)

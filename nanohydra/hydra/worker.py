@@ -52,7 +52,7 @@ class WorkerConfig:
 
     lease_seconds: float = 20.0
     """A lesson whose worker was not heard of for this long is taken over."""
-    silence_seconds: float = 300.0
+    silence_seconds: float = 900.0
     """A child that tells nothing for this long is killed, and the attempt counts."""
     poll_seconds: float = 0.5
     """How often to look for a new lesson."""

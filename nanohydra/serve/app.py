@@ -32,6 +32,8 @@ def create_app(config: ServeConfig, engine: EngineClient | None = None) -> FastA
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.engine.start()
+        if services.memory is not None:
+            services.memory.start()
         if services.teacher is not None:
             await services.teacher.start()
         try:

@@ -53,7 +53,9 @@ class ServeConfig:
     allowed_hosts: tuple[str, ...] = ()
     """Names under which a proxy reaches the server. With any, everybody needs a token."""
     teach: bool = True
-    """Whether lessons are made here: a process of lower priority trains while the server answers."""
+    """Whether lessons are taken: they are answered from at once, and made into adapters meanwhile."""
+    teach_worker: bool = True
+    """Whether this server keeps the process that makes lessons (no: run `python -m nanohydra.hydra.worker` beside it)."""
     teach_threads: int = 0
     """Threads that training may use (0: as many as there are processors)."""
     teach_hour: int | None = 3

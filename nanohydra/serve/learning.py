@@ -5,7 +5,7 @@ Synchronous, as the store is: call it from a thread pool."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -65,10 +65,14 @@ def progress(store: Store, user: Principal, lesson_id: int) -> dict[str, Any]:
 class Learning:
     """Lessons of users, over the base that is served."""
 
-    def __init__(self, config: ServeConfig, store: Store, engine: EngineClient) -> None:
+    def __init__(
+        self, config: ServeConfig, store: Store, engine: EngineClient, taught: Callable[[Principal], None]
+    ) -> None:
+        """taught: called after somebody taught something."""
         self._config = config
         self._store = store
         self._engine = engine
+        self._taught = taught
 
     # -- taking in ----------------------------------------------------------------------------------------------------
 
@@ -103,7 +107,9 @@ class Learning:
         self._room(user)
         found = teaching.look(self._store, user.user_id, material)
         chosen = self._settings(settings or {}, seconds)
-        return teaching.add(self._store, user.user_id, found, self._base(), chosen, leave_out, key, body)[0]
+        lesson, _ = teaching.add(self._store, user.user_id, found, self._base(), chosen, leave_out, key, body)
+        self._taught(user)
+        return lesson
 
     def taken(
         self, user: Principal, given: Given, replace: bool, unsure: bool, settings: Mapping[str, Any], key: str | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ Use = Literal["on", "off", "weights", "retrieval"]
 """What of memory a request may use: all, nothing, adapters alone, quotations alone."""
 PLAN_SECONDS = 5.0
 """Longest wait for a plan that compares meanings; then words alone decide."""
-EMBED_SECONDS = 60.0
+EMBED_SECONDS = 300.0
+"""Longest wait for the embedder to be loaded, on a busy machine."""
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class Memory:
         self._words: Recall | None = None
         self._meanings: Recall | None = None
         self._waking: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @staticmethod
     def available() -> bool:
@@ -61,11 +65,23 @@ class Memory:
                 log.warning("planned by words", extra={"reason": type(e).__name__})
         return await asyncio.to_thread(words.plan, messages, user.user_id, **options)
 
+    def start(self) -> None:
+        """Gets ready for what was taught before, if anything was."""
+        self._loop = asyncio.get_running_loop()
+        self._preparing = asyncio.create_task(self._prepare())
+
+    def taught(self, user: Principal) -> None:
+        """Reads anew what a user may recall, in the background, so that the first question need not wait for it. From any
+        thread."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._read(user.user_id), self._loop)
+
     async def stop(self) -> None:
         """Ends what is being loaded."""
-        if self._waking is not None:
-            self._waking.cancel()
-            await asyncio.gather(self._waking, return_exceptions=True)
+        tasks = [task for task in (self._preparing, self._waking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _by_words(self) -> Recall:
         if self._words is None:
@@ -76,6 +92,20 @@ class Memory:
         base = self._engine.base
         assert base is not None
         return Recall(self._store, base.base_id, base.parameters, embed)
+
+    async def _prepare(self) -> None:
+        with contextlib.suppress(UserError):  # the base cannot be loaded: told elsewhere
+            await self._engine.ready()
+            if await asyncio.to_thread(self._store.version):
+                self._wake()
+
+    async def _read(self, user_id: int) -> None:
+        if self._engine.base is not None:
+            await asyncio.to_thread(self._by_words().memory, user_id)
+            self._wake()
+            if self._meanings is not None:
+                with contextlib.suppress(TimeoutError, UserError, ApiError):
+                    await asyncio.to_thread(self._meanings.memory, user_id)
 
     def _wake(self) -> None:
         if self._waking is None:
@@ -89,7 +119,10 @@ class Memory:
         meanings = self._recall(embed)
         try:
             await asyncio.to_thread(meanings.warm)
-        except (TimeoutError, UserError, ApiError) as e:
+        except UserError as e:  # not installed: words it is
             log.warning("no embedder", extra={"reason": str(e)})
+        except (TimeoutError, ApiError) as e:  # the engine starts again, or is too busy: the next plan tries anew
+            log.warning("no embedder yet", extra={"reason": type(e).__name__})
+            self._waking = None
         else:
             self._meanings = meanings

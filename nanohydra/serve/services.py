@@ -38,8 +38,9 @@ class Services:
     memory: Memory | None
     """None: what retrieval needs is not installed, or it is switched off."""
     teacher: Teacher | None
-    """The worker that makes lessons; None: none are taken here."""
+    """The worker that makes lessons; None: this server keeps none."""
     learning: Learning | None
+    """None: this server takes no lessons."""
 
     @classmethod
     def of(cls, config: ServeConfig, engine: EngineClient | None = None) -> Services:
@@ -51,6 +52,7 @@ class Services:
         generation = Generation(config, engine, store, adapters, metrics)
         memory = Memory(store, engine) if config.memory and Memory.available() else None
         teaches = config.teach and Memory.available()
+        taught = memory.taught if memory else lambda user: None
         return cls(
             config=config,
             store=store,
@@ -62,8 +64,8 @@ class Services:
             generation=generation,
             chat=ChatService(generation, memory, Trials(store)),
             memory=memory,
-            teacher=Teacher(config) if teaches else None,
-            learning=Learning(config, store, engine) if teaches else None,
+            teacher=Teacher(config) if teaches and config.teach_worker else None,
+            learning=Learning(config, store, engine, taught) if teaches else None,
         )
 
     @property
