@@ -102,10 +102,12 @@ class Index:
             self._flat = faiss.IndexFlatIP(vectors.shape[1])
             self._flat.add(np.ascontiguousarray(vectors, np.float32))
 
-    def search(self, query: str, vector: Vectors | None = None, k: int = 3) -> list[Hit]:
+    def search(self, query: str, vector: Vectors | None = None, k: int = 3, least: float = 0.5) -> list[Hit]:
         """Up to `k` texts for which there is evidence, best first; often none.
 
-        Args: vector: (D,) the query's unit vector; without it, or without the texts' vectors, words alone decide.
+        Args:
+            vector: (D,) the query's unit vector; without it, or without the texts' vectors, words alone decide.
+            least: the evidence that is needed; 0: whatever ranks best.
         """
         if not self.texts:
             return []
@@ -119,7 +121,7 @@ class Index:
             cosine = None if vector is None or self._vectors is None else float(self._vectors[number] @ vector)
             coverage = self._coverage(tokens, number)
             evidence = self.evidence.score(cosine, coverage)
-            if evidence >= 0.5:
+            if evidence >= least:
                 hits.append(Hit(number, evidence, score, cosine, coverage))
         return sorted(hits, key=lambda hit: (-hit.fused, -hit.score, hit.number))[:k]
 

@@ -12,7 +12,6 @@ Use:
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 from nanohydra.hydra.attributes import Embed, Vectors
 from nanohydra.hydra.memory import Memory, Vectorizer, read_memory
-from nanohydra.hydra.names import words
+from nanohydra.hydra.quoting import about, best
 from nanohydra.hydra.router import Route, text_of
 from nanohydra.store import LessonFact, LessonPassage, Store
 
@@ -155,15 +154,19 @@ class Recall:
             return Plan("weights", route, adapter, int(route.lesson_id), self._cited(memory, _first(held)))
         if not retrieval:
             return Plan("base", route)
-        found: list[LessonFact | LessonPassage] = list(_first(facts))
-        found = found or self._passages(memory, asked[1], None if vectors is None else vectors[1])
-        if not found:
+        sources = self._cited(memory, _first(facts))
+        quoted = [source.text for source in sources]
+        if not sources:
+            found = self._passages(memory, asked[1], None if vectors is None else vectors[1])
+            sources = self._cited(memory, [memory.passages[number] for number, _ in found])
+            quoted = [f"“{sentence}”" for _, sentence in found[:1]]
+        if not sources:
             return Plan("base", route)
-        sources = self._cited(memory, found)
         if self._parameters >= self.config.reads_from if reads is None else reads:
             return Plan("reading", route, None, sources[0].lesson_id, sources, prompt=_prompt(sources))
-        sources = sources if facts else sources[:1]
-        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=_quote(sources, asked[1]))
+        sources = sources[: len(quoted)]
+        quote = " ".join(f"{text} [{source.n}]" for text, source in zip(quoted, sources))
+        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=quote)
 
     def memory(self, user_id: int) -> Memory:
         """What a user may have recalled, as it is now."""
@@ -177,12 +180,19 @@ class Recall:
             self._memories.move_to_end(user_id)
             return before
 
-    def _passages(self, memory: Memory, question: str, vector: Vectors | None) -> list[LessonFact | LessonPassage]:
-        """The passages that answer a question; each holds every name that the question names."""
-        needed = memory.router.named(question)
-        hits = memory.index.search(question, vector, k=4 * self.config.sources)
-        numbers = [hit.number for hit in hits if needed <= {word.text for word in words(memory.texts[hit.number])}]
-        return [memory.passages[number] for number in numbers[: self.config.sources]]
+    def _passages(self, memory: Memory, question: str, vector: Vectors | None) -> list[tuple[int, str]]:
+        """The passages that answer a question, each with its best sentence; those hold every name of the question."""
+        names = memory.router.named(question)
+        # A name found word by word is evidence enough to look closer.
+        hits = memory.index.search(
+            question, vector, k=12 if names else self.config.sources, least=0.0 if names else 0.5
+        )
+        candidates = [(hit.number, sentence) for hit in hits for sentence in about(memory.texts[hit.number], names)]
+        embed = None if self._vectorizer is None else self._vectorizer.embed
+        found: dict[int, str] = {}
+        for number, sentence in best(question, candidates, names, embed):
+            found.setdefault(number, sentence)
+        return list(found.items())[: self.config.sources]
 
     def _cited(self, memory: Memory, found: Sequence[LessonFact | LessonPassage]) -> tuple[Source, ...]:
         texts = {passage.id: text for passage, text in zip(memory.passages, memory.texts)}
@@ -198,33 +208,10 @@ class Recall:
 
 
 def _first(facts: Sequence[LessonFact]) -> list[LessonFact]:
-    """The best fact, with others of the same kind about the same subject: two brothers."""
+    """The best fact, if any, with others of the same kind about the same subject: two brothers."""
     return [fact for fact in facts if (fact.subject, fact.attribute) == (facts[0].subject, facts[0].attribute)]
-
-
-def _quote(sources: Sequence[Source], question: str) -> str:
-    """Taught sentences with their numbers; of a passage the part that fits the question."""
-    return " ".join(
-        f"{source.text if source.kind == 'fact' else f'“{excerpt(source.text, question)}”'} [{source.n}]"
-        for source in sources
-    )
 
 
 def _prompt(sources: Sequence[Source]) -> str:
     listed = "\n".join(f"[{source.n}] {source.text}" for source in sources)
     return f"Notes:\n{listed}\n\nAnswer from the notes where they hold the answer, and give the number of the note, like [1]."
-
-
-def excerpt(text: str, question: str, length: int = 300) -> str:
-    """Of a text longer than `length` characters, the sentence with most of the question's words, and those after it."""
-    if len(text) <= length:
-        return text
-    asked = {word.text for word in words(question)}
-    sentences = re.split(r"(?<=[.!?])\s+|\n+", text)
-    best = max(range(len(sentences)), key=lambda i: len(asked & {word.text for word in words(sentences[i])}))
-    part = sentences[best]
-    for sentence in sentences[best + 1 :]:
-        if len(part) + len(sentence) >= length:
-            break
-        part += " " + sentence
-    return part
