@@ -136,6 +136,8 @@ def main() -> None:
             case protocol.EmbedRequest(id, prompts):
                 vectors = [[0.5 if i == 0 else -0.5 for i in range(DIMENSIONS)] for _ in prompts]
                 tell(Reply(id, {"vectors": vectors}))
+            case protocol.EmbedTexts(id):
+                tell(Failed(id, "invalid", "No embedder here."))
             case protocol.StatsRequest(id):
                 tell(Reply(id, {"running": len(running), "waiting": 0, "kv_usage": 0.25, "prefix_hits": 3}))
         for id, answer in list(running.items()):
