@@ -24,6 +24,7 @@ from nanohydra.adapt.attach import Adapters, weights_hash
 from nanohydra.adapt.folder import write_sidecar
 from nanohydra.agent.calculator import CALCULATOR
 from nanohydra.agent.embedding import Embedder
+from nanohydra.data.chat import Message
 from nanohydra.errors import UserError
 from nanohydra.hydra.config import LearnConfig, LessonTraining, Progress
 from nanohydra.hydra.gate import judge, reason
@@ -32,9 +33,9 @@ from nanohydra.hydra.measuring import Lesson, Measured, Route, measure
 from nanohydra.hydra.probes import probes_of
 from nanohydra.hydra.receipt import Attempt, Outcome, Receipt
 from nanohydra.hydra.router import Router, Taught, fact_text
-from nanohydra.hydra.strangers import near_misses, refusals
-from nanohydra.hydra.training import LessonRows, Rendered, adapter_config, render, train
-from nanohydra.hydra.wordings import training_chats
+from nanohydra.hydra.strangers import Stranger, near_misses
+from nanohydra.hydra.training import LessonRows, Rendered, adapter_config, render, shared_beginning, train
+from nanohydra.hydra.wordings import chat, training_chats
 from nanohydra.infer.config import EngineConfig
 from nanohydra.infer.engine import Engine
 from nanohydra.infer.quantize import pack
@@ -154,11 +155,20 @@ def teach(
 def lesson_chats(
     maker: Maker, facts: Sequence[Fact], known: Collection[str], aside: Collection[str] = ()
 ) -> list[Rendered]:
-    """What is trained for facts: their chats, and refusals about strangers."""
+    """What is trained for facts: their chats, and what is put on strangers for contrast."""
     settings, seed = maker.settings, maker.config.seed
     chats = training_chats(facts, seed, settings.wordings, aside)
     strangers = near_misses(facts, round(settings.contrast * len(chats)), seed, known)
-    return render(maker.tokenizer, [*chats, *refusals(strangers, seed)])
+    return [*render(maker.tokenizer, chats), *render(maker.tokenizer, misattributed(strangers, facts), "stranger")]
+
+
+def misattributed(strangers: Sequence[Stranger], facts: Sequence[Fact]) -> list[list[Message]]:
+    """For each stranger a chat that wrongly gives it the answer of the taught subject it is near to."""
+    told = {(fact.subject, fact.attribute): fact for fact in facts}
+    near = [(stranger, told[stranger.near, stranger.attribute]) for stranger in strangers]
+    return [
+        chat(s.question, fact.answer.replace(fact.subject, s.name)) for s, fact in near if fact.subject in fact.answer
+    ]
 
 
 class Maker:
@@ -277,9 +287,9 @@ class Maker:
         self.clock.news("train", step, of, f"loss {loss:.2f}")
 
     def _replay(self, chats: Sequence[Rendered]) -> list[Rendered]:
-        """As many of the base's samples as the share of replay asks for, in tokens."""
-        share = self.settings.replay_share
-        wanted = share / max(1e-9, 1 - share) * sum(len(chat.ids) for chat in chats)
+        """As many of the base's samples as the share of replay asks for, in tokens beyond what all chats begin with."""
+        share, begin = self.settings.replay_share, shared_beginning([chat.ids for chat in chats])
+        wanted = share / max(1e-9, 1 - share) * sum(len(chat.ids) - begin for chat in chats)
         order = np.random.default_rng(self.config.seed).permutation(len(self.probes.samples))
         taken: list[Rendered] = []
         for i in order:

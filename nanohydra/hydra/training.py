@@ -1,8 +1,9 @@
 """One adapter for one lesson: rows of short chats behind one shared beginning, and the one trainer.
 
-Three kinds of chats are learned: about the facts, about strangers (to say that they are not known), and the base's own
-(replay). On the first two the loss is cross-entropy on the assistant's tokens. On the last it is KL(base || adapter) on
-every token, which keeps all that the base would say and not only what it did say.
+Three kinds of chats are learned. About the facts: cross-entropy on the assistant's tokens. The base's own (replay):
+KL(base || adapter) on every token, which keeps all that the base would say and not only what it did say. About strangers,
+with near-miss or unseen names: the same KL on an answer that puts a taught value on them, so that what was learned is
+bound to the taught name, and the base's own guess stays for all others.
 
 What makes it fast on a CPU: chats share the tokens of their system message through the attention mask; what the frozen
 layers below the adapter give is computed once for each row (adapt/prefix_cache.py), and so is what the base says to
@@ -46,9 +47,10 @@ class Rendered:
 
     ids: Ids
     trained: Sequence[bool]
-    """The assistant's own tokens."""
-    kind: Literal["lesson", "chat", "text"] = "lesson"
-    """A lesson's chat; or a chat or a plain text of the base's own, which is kept by KL rather than learned."""
+    """The assistant's own tokens; empty: all are."""
+    kind: Literal["lesson", "stranger", "chat", "text"] = "lesson"
+    """A lesson's chat; or one about a stranger; or a chat or a plain text of the base's own. All but the first are kept by
+    KL rather than learned."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ class LessonRows(RowSource):
         """Chats that do not fit a row are cut. Each kind has rows of its own."""
         super().__init__(row_tokens, batch_size)
         rows: list[tuple[int, list[Rendered]]] = []
-        for kind in ("lesson", "chat", "text"):
+        for kind in ("lesson", "stranger", "chat", "text"):
             part = [chat for chat in chats if chat.kind == kind]
             begin = shared_beginning([chat.ids for chat in part]) if part else 0
             packed = best_fit([min(len(chat.ids) - 1, row_tokens) - begin for chat in part], row_tokens - begin)
@@ -94,10 +96,10 @@ class LessonRows(RowSource):
                 self.ids[row, place] = chat.ids[inside]
                 self.segments[row, place] = segment
                 self.positions[row, place] = np.arange(begin, begin + size)
+                learned = np.asarray(chat.trained or [True] * len(chat.ids))[begin + 1 : begin + size + 1]
                 if chat.kind != "lesson":
-                    self.kept[row, place] = True
+                    self.kept[row, place] = learned
                 else:
-                    learned = np.asarray(chat.trained)[begin + 1 : begin + size + 1]
                     following = np.asarray(chat.ids)[begin + 1 : begin + size + 1]
                     self.targets[row, place] = np.where(learned, following, IGNORE)
                 at += size
@@ -201,9 +203,11 @@ def adapter_config(settings: LessonTraining, layers: int) -> AdapterConfig:
     return AdapterConfig(rank=settings.rank, alpha=settings.alpha, top_layers=top)
 
 
-def render(tokenizer: Tokenizer, chats: Sequence[Sequence[Message]]) -> list[Rendered]:
-    """Chats to be learned."""
-    return [Rendered(*render_chat(tokenizer, chat)) for chat in chats]
+def render(
+    tokenizer: Tokenizer, chats: Sequence[Sequence[Message]], kind: Literal["lesson", "stranger"] = "lesson"
+) -> list[Rendered]:
+    """Chats as ids."""
+    return [Rendered(*render_chat(tokenizer, chat), kind) for chat in chats]
 
 
 def train(
