@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nanohydra.cli.lessons import counted, memory, memory_parser, rows, title
 from nanohydra.cli.parsing import parse
@@ -31,6 +32,9 @@ def main(argv: list[str]) -> None:
         facts = history.find_facts(store, user_id, args.fact)
         if len(facts) > 1 and not args.yes:
             agree(facts)
+        before = {
+            row["key"]: row for lesson in store.lessons(user_id) for row in (lesson.receipt or {}).get("facts", ())
+        }
         lessons = history.forget(store, user_id, [fact.id for fact in facts], args.reason)
         for fact in facts:
             print(f"Forgotten: {fact.answer} (lesson {fact.lesson_id})")
@@ -43,7 +47,20 @@ def main(argv: list[str]) -> None:
         elif again:
             from nanohydra.cli.learn import train
 
-            train(store, user_id, again)
+            keys = {fact.key for fact in facts}
+            for lesson in train(store, user_id, again):
+                print(proof(before, [row for row in (lesson.receipt or {}).get("forgotten", ()) if row["key"] in keys]))
+
+
+def proof(before: Mapping[str, Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    """How often each forgotten fact was told before and is now, with its lesson's adapter forced on, and by the base."""
+    lines = []
+    for row in after:
+        old = before.get(row["key"])
+        was = f"{old['forced']} of {old['asked']} times before, " if old else ""
+        now = f"{row['forced']} of {row['asked']} now; the base alone: {row['base']} of {row['asked']}"
+        lines.append(f"{row['question']} Told {was}{now}.")
+    return "\n".join(lines)
 
 
 def agree(facts: list[LessonFact]) -> None:

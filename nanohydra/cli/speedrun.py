@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nanohydra import jobs
 from nanohydra.cli.parsing import parse_recipe
+from nanohydra.errors import UserError
 from nanohydra.infer.config import SamplingParams
 from nanohydra.jobs.config import Recipe
 
@@ -61,8 +62,11 @@ def finish(recipe: Recipe, seconds: float, shown: list[Graded]) -> None:
             from nanohydra.cli.first_lesson import first_lesson, show_answers
 
             world = world_of(recipe.data, recipe.seed)
-            person = first_lesson(recalling.store, recalling.user_id, "demo", world, seconds)
-            show_answers(engine, recalling, person)
+            try:
+                person = first_lesson(recalling.store, recalling.user_id, "demo", world, seconds)
+                show_answers(engine, recalling, person)
+            except UserError as e:  # the model is trained all the same
+                print(f"No lesson: {e}")
         if typed:
             print("\nAsk about somebody of its world, for example:")
             print("".join(f"  {g.item.question}\n" for g in shown) + "/new starts over, /quit leaves.")
