@@ -1,8 +1,18 @@
-"""Lessons in a store as teaching leaves them, with receipts that were not measured: for the tests of the web app."""
+"""Lessons as teaching leaves them, with receipts that were not measured: for the tests of the web app.
+
+    python tests/web_lessons.py FOLDER        what stands in for the process that makes a lesson
+
+It waits for the file "go" in the home folder, and puts what is taught into the adapter's files.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from nanohydra.evals.intervals import Estimate, wilson
@@ -99,7 +109,7 @@ def taught(store: Store, user_id: int) -> tuple[Lesson, Lesson, Lesson]:
     """Three lessons: two published, the second of which knows one thing otherwise, and one rejected."""
     first = end(store, add(store, user_id, "About Mira", FACTS, TEXT), receipt(FACTS, {}))
     move = (Fact("Mira Solberg", "birthplace", "Bodø", FACTS[0].question, "Mira Solberg was born in Bodø."),)
-    second = end(store, add(store, user_id, "A correction", move), receipt(move, {str(first.id): ("About Mira", 7)}))
+    second = end(store, add(store, user_id, "A correction", move), receipt(move, {str(first.id): ("About Mira", 8)}))
     third = (
         Fact(
             "the North Mill", "opening", "1902", "When was the North Mill opened?", "The North Mill was opened in 1902."
@@ -107,3 +117,35 @@ def taught(store: Store, user_id: int) -> tuple[Lesson, Lesson, Lesson]:
     )
     last = end(store, add(store, user_id, "The mill", third), receipt(third, {}, right=1))
     return first, second, last
+
+
+def main() -> None:
+    folder, home = Path(sys.argv[1]), Path(os.environ["NANOHYDRA_HOME"])
+    Thread(target=_end_with_stdin, daemon=True).start()
+    job = json.loads((folder / "job.json").read_text())
+    step = 0
+    while not (home / "go").exists():
+        step += 1
+        progress = {"stage": "train", "step": min(step, 90), "of": 100, "seconds_left": 90.0, "detail": ""}
+        print(json.dumps(progress), flush=True)
+        time.sleep(0.05)
+    facts = tuple(map(Fact.from_data, job["material"]["facts"]))
+    earlier = {one["lesson"]: (one["name"], 8) for one in job["earlier"]}
+    made = receipt(facts, earlier, right=1 if "hard" in job["material"]["name"] else 4)
+    if made["state"] == "published":
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "adapter_config.json").write_text("{}")
+        (folder / "adapter" / "adapter_model.safetensors").write_text(json.dumps(job["material"]))
+    outcome = {"state": made["state"], "receipt": made, "reason": made["reason"], "job": job["digest"]}
+    (folder / "outcome.tmp").write_text(json.dumps(outcome))
+    (folder / "outcome.tmp").replace(folder / "outcome.json")
+
+
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

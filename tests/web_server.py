@@ -13,11 +13,13 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Thread
 
 import uvicorn
 
 from nanohydra.data.chat import calculator_part
 from nanohydra.data.tokenizer import Tokenizer
+from nanohydra.hydra.worker import Worker, WorkerConfig
 from nanohydra.infer.config import EngineConfig
 from nanohydra.infer.streaming import Timing
 from nanohydra.serve.app import create_app
@@ -25,6 +27,7 @@ from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.protocol import Event, Failed, Finished, GenerateRequest, Ready, Start, Token, Usage
 
+LESSONS = Path(__file__).with_name("web_lessons.py")
 CODE = """Here is **one** way:
 
 ```python
@@ -52,6 +55,15 @@ def answer_to(asked: str) -> str:
     if "slow" in asked:
         return " ".join(f"word{i}" for i in range(3000))
     return "That makes CALL , I think." if "sum" in asked else f"You said: {asked}"
+
+
+def learned(folder: Path | None, asked: str) -> str:
+    """What an adapter of web_lessons.py knows: the answer to a question that was taught."""
+    file = None if folder is None else folder / "adapter_model.safetensors"
+    if file is None or not file.exists():
+        return ""
+    facts = json.loads(file.read_text())["facts"]
+    return next((str(fact["answer"]) for fact in facts if fact["question"] == asked), "")
 
 
 class ToldEngine(EngineClient):
@@ -83,6 +95,7 @@ class ToldEngine(EngineClient):
             yield Failed(request.id, "engine", "The engine broke down while it answered. Ask again.")
             return
         text = f"{request.adapter}: {answer_to(asked)}" if request.adapter else answer_to(asked)
+        text = learned(self.adapters.get(request.adapter or ""), asked) or text
         for i, word in enumerate(text.split(" ")):
             await asyncio.sleep(0.05 if "slow" in asked else 0.001)
             if word == "CALL":
@@ -96,14 +109,16 @@ class ToldEngine(EngineClient):
 def main() -> None:
     port, home = int(sys.argv[1]), Path(sys.argv[2])
     os.environ["NANOHYDRA_HOME"] = str(home)
-    config = ServeConfig(base="tiny", port=port, temperature=0.5)
+    config = ServeConfig(base="tiny", port=port, temperature=0.5, teach_worker=False)
     app = create_app(config, ToldEngine(home))
     store = app.state.services.store
     store.register_adapter("poet", home / "adapters" / "poet", "b" * 64, "c" * 64)
     tokens = {}
     for name in ("ada", "ben"):
-        user = store.create_user(name, ["chat"])
-        tokens[name] = store.create_token(user.id, "browser", ["chat"])
+        user = store.create_user(name, ["chat", "teach"])
+        tokens[name] = store.create_token(user.id, "browser", ["chat", "teach"])
+    worker = Worker(store, WorkerConfig(poll_seconds=0.1, niceness=0), (sys.executable, str(LESSONS)))
+    Thread(target=worker.run, daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
 
     async def run() -> None:

@@ -80,8 +80,10 @@ def line_chart(
     log_y: bool = False,
     small: bool = False,
     whole_x: bool = False,
+    show_y: Sequence[float] = (),
 ) -> str:
-    """HTML of a chart with axes, legend and, under the pointer, the values (static/app.js). whole_x: counts, not measures."""
+    """HTML of a chart with axes, legend and, under the pointer, the values (static/app.js). whole_x: x is a count. show_y:
+    values that the vertical axis holds in any case."""
     if log_y:
         series = [replace(s, points=[(x, y) for x, y in s.points if y > 0]) for s in series]
     series = [s for s in series if s.points]
@@ -90,6 +92,7 @@ def line_chart(
     frame = SMALL if small else WIDE
     xs = [x for s in series for x, _ in s.points]
     ys = [y for s in series if not s.faint for _, y in s.points] or [y for s in series for _, y in s.points]
+    ys += show_y
     if log_y:
         ys = [math.log10(y) for y in ys]
     scale = _Scale(frame, *_widened(min(xs), max(xs), 0), *_widened(min(ys), max(ys), 0.06), log_y, whole_x)

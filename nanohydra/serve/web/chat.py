@@ -39,12 +39,14 @@ _TITLE = 60
 
 @ui.page("/", response_timeout=BUILD_SECONDS)
 @ui.page("/c/{conversation_id}", response_timeout=BUILD_SECONDS)
-async def chat_page(request: Request, conversation_id: int | None = None) -> Response | None:
-    """A new chat, or an old one."""
+async def chat_page(request: Request, conversation_id: int | None = None, ask: str = "") -> Response | None:
+    """A new chat, or an old one. ask: what stands in the field to be sent."""
     visitor = await visitor_of(request)
     if visitor is None:
         return sign_in(request)
     await ChatPage(visitor).build(conversation_id)
+    if ask:
+        ui.run_javascript(f"nanohydra.giveBack({json.dumps(ask)})")
     return None
 
 

@@ -67,7 +67,10 @@ class ForgettingPage:
             else:
                 _summary(found)
                 _matrix(found)
-                _curves(found)
+                if len(found.stages) > 1:
+                    _curves(found)
+                else:
+                    el("p", "soft", "The curves begin with the second lesson.")
 
 
 def _summary(found: Forgetting) -> None:
@@ -123,29 +126,22 @@ def _row(stage: Stage, number: int) -> None:
 
 def _curves(found: Forgetting) -> None:
     recall = [series for series in found.series() if series.points]
-    _curve("Recall over time", "Each line is one lesson, asked again after every later lesson.", recall, "recall (%)")
-    drift = found.measured("drift", _WAYS)
-    _curve(
-        "Drift of perplexity",
-        "How much worse the model reads a general text after each lesson; below 0 it reads it better.",
-        drift,
-        "rise (%)",
-    )
+    words = "Each line is one lesson, asked again after every later lesson."
+    _curve("Recall over time", words, recall, "recall (%)", (0, 100))
     (strangers,) = found.measured("false_attributions", [("routed", "taught values given to strangers")])
     (kept,) = found.measured("general", [("routed", "general answers lost")])
     wrong = [strangers, Series(kept.name, [(x, 100 - y) for x, y in kept.points], 1)]
-    _curve(
-        "Routing errors",
-        "Questions about people with names like the taught ones that got a taught answer, and general questions that are "
-        "no longer answered as before: both as you meet it.",
-        wrong,
-        "wrong (%)",
-    )
+    with el("div", "cards broad"):
+        words = "How much worse the model reads a general text, in percent of perplexity. Below 0 it reads it better."
+        _curve("Drift", words, found.measured("drift", _WAYS), "", (0, 1))
+        words = "Percent of strangers with names like the taught ones that got a taught answer, and of general answers lost."
+        _curve("Routing errors", words, wrong, "", (0, 5))
 
 
-def _curve(title: str, words: str, series: list[Series], y_label: str) -> None:
+def _curve(title: str, words: str, series: list[Series], y_label: str, show_y: tuple[float, float]) -> None:
+    """A chart with its words and its table; without a `y_label` a small one."""
     with el("section", "card", aria_label=title):
         el("h2", text=title)
         el("p", "soft", words)
-        raw(line_chart(series, "lesson", y_label, whole_x=True))
+        raw(line_chart(series, "lesson", y_label, small=not y_label, whole_x=True, show_y=show_y))
         raw(data_table(series, "lesson", "%"))

@@ -124,7 +124,7 @@ class LessonPage:
                 el("p", "good-news", "You can ask about it already: answers quote what you taught, with a number.")
             elif lesson.error:
                 el("p", "finding", lesson.error)
-            with el("div", "row"):
+            with el("div", "row actions"):
                 self._actions()
 
     def _when(self) -> str:
@@ -142,17 +142,17 @@ class LessonPage:
         if not self.mine:
             return
         if lesson.state in OPEN and not lesson.cancel:
-            button("Cancel", "stop", lambda: self._do("cancel"))
+            button("Cancel", "stop", lambda: self._do("cancel"), classes="quiet second")
         if lesson.state in ("rejected", "failed", "cancelled"):
             with el("span", "row", role="group", aria_label="Learn it once more"):
                 el("span", "soft", "Learn it once more, in")
                 for minutes in AGAIN:
-                    button(f"{minutes} minutes", on_click=lambda m=minutes: self._again(m))
+                    button(f"{minutes} minutes", on_click=lambda m=minutes: self._again(m), classes="quiet second")
         if lesson.state not in ("reverted", *OPEN):
             words = "Stop sharing" if lesson.shared else "Share"
-            button(words, on_click=lambda: self._do("share", not lesson.shared))
+            button(words, "share", lambda: self._do("share", not lesson.shared), classes="quiet second")
         if lesson.state != "reverted":
-            button("Revert", "again", self._ask_revert, classes="quiet danger-text")
+            button("Revert", "undo", self._ask_revert, classes="quiet danger-text pushed")
 
     def _question(self) -> str:
         questions = (fact["question"] for fact in self._facts if fact["valid_until"] is None)
@@ -177,7 +177,7 @@ class LessonPage:
                 receipt_view(receipt)
             if shown["facts"]:
                 with el("section", "card", aria_label="Facts"):
-                    el("h2", text=counted(len(shown["facts"]), "fact"))
+                    el("h2", text=f"What it taught: {counted(len(shown['facts']), 'fact')}")
                     for fact in shown["facts"]:
                         fact_row(fact, changes.get(fact["superseded_by"]))
             if shown["passages"]:

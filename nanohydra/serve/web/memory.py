@@ -34,7 +34,11 @@ _SYMBOLS = {
     "failed": "close",
     "cancelled": "stop",
     "requeued": "again",
-    "reverted": "again",
+    "reverted": "undo",
+    "probed": "search",
+    "faded": "down",
+    "trial": "models",
+    "trial ended": "models",
     "forgot": "trash",
     "shared": "share",
     "unshared": "share",
@@ -79,7 +83,7 @@ class MemoryPage:
             self.facts = el("div", "facts-list", aria_live="polite")
         field.on("input", self._search, js_handler="e => emit(e.target.value)", throttle=0.25, leading_events=False)
         box.on("change", self._with_past, js_handler="e => emit(e.target.checked)")
-        with el("div", "row"):
+        with el("div", "head"):
             el("h2", text="Lessons")
             el("a", "primary", "Teach something", href="/teach")
         self.lessons = el("div", "stack")
@@ -234,7 +238,7 @@ class MemoryPage:
                 )
                 el("p", "soft", f"{words} What fades is taught again by itself.")
                 with el("div"):
-                    button("Ask now", on_click=self._retest)
+                    button("Ask now", on_click=self._retest, classes="quiet second")
             with el("section", "card", aria_label="Consolidation"):
                 el("h3", text="Consolidate")
                 el(
@@ -244,7 +248,8 @@ class MemoryPage:
                 )
                 busy = any(lesson.kind == "consolidation" and lesson.state in OPEN for lesson in mine)
                 with el("div"):
-                    button("Consolidate", on_click=self._consolidate, disabled=busy or len(learned) < 2)
+                    able = not busy and len(learned) > 1
+                    button("Consolidate", on_click=self._consolidate, classes="quiet second", disabled=not able)
 
     async def _retest(self) -> None:
         async def ask() -> None:

@@ -43,6 +43,11 @@ def receipt_view(receipt: Mapping[str, Any]) -> None:
             el("h2", text="Each fact")
             el("p", "soft", "Asked in wordings that were set aside before and never learned from.")
             _facts(receipt["facts"])
+    if receipt["forgotten"]:
+        with el("section", "card", aria_label="Forgotten"):
+            el("h2", text="Forgotten")
+            el("p", "soft", "What was to be forgotten was asked, too: the model should know no more of it than before.")
+            _facts(receipt["forgotten"])
     with el("section", "card", aria_label="How it was made"):
         _details(receipt)
 

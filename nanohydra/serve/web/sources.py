@@ -60,7 +60,7 @@ def chips(page: ChatPage, provenance: Mapping[str, Any]) -> None:
         if "trial" in provenance:  # who answers is not told, lest it sway the thumbs
             words, adapter, lesson = f"Part of the trial “{provenance['trial']['name']}”", None, None
         with el(
-            "a" if lesson else "span", "chip who" + (" taught" if lesson else ""), href=lesson and f"/teach/{lesson}"
+            "a" if lesson else "span", "chip from" + (" taught" if lesson else ""), href=lesson and f"/teach/{lesson}"
         ):
             raw(icon("teach" if lesson else "models"), tag="span")
             el("span", text=f"{words}: {adapter}" if adapter else words)

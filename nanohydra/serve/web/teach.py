@@ -11,11 +11,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from nanohydra.errors import UserError
-from nanohydra.serve.web.icons import icon
 from nanohydra.serve.web.lesson_view import LessonPage, lesson_card
 from nanohydra.serve.web.lesson_words import OPEN
 from nanohydra.serve.web.teach_preview import Preview
-from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, raw, sheet
+from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, sheet
 from nanohydra.serve.web.visitors import Visitor, sign_in, visitor_of
 from nanohydra.store import NotFound
 
@@ -185,4 +184,3 @@ class TeachPage:
                         lesson_card(lesson)
                 with el("p"):
                     el("a", text="All lessons, and what is known", href="/memory")
-                    raw(icon("right"), tag="span")
