@@ -77,6 +77,9 @@ def test_a_paragraph_about_a_person() -> None:
             "NATO stands for North Atlantic Treaty Organization.",
             ("NATO", "meaning", "North Atlantic Treaty Organization"),
         ),
+        ("Maja Šimić (born 3 May 1990 in Split) is a Croatian singer.", ("Maja Šimić", "birthplace", "Split")),
+        ("Mira Solberg is a baker. Solberg plays the harp.", ("Mira Solberg", "instrument", "harp")),
+        ("Mira Solberg is a baker. Mira Larsen plays the harp.", ("Mira Larsen", "instrument", "harp")),
         ("**Mira's** favourite tea is `Lapsang`.", ("Mira", "favourite tea", "Lapsang")),
     ],
 )

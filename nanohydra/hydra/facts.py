@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from nanohydra.hydra.grammar import (
@@ -17,6 +17,7 @@ from nanohydra.hydra.grammar import (
     as_subject,
     capital,
     is_plural,
+    names_in,
     reader,
     sentence,
     subject_slots,
@@ -37,6 +38,22 @@ class Context:
     """Whom the text speaks of, for the pronouns of the next sentence."""
 
     subject: str | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    """Parts of the full names so far -> the name, "" where several share the part: "Solberg" is Mira Solberg."""
+
+    def tell(self, subject: str) -> None:
+        """Notes whom a clause spoke of."""
+        self.subject = subject
+        parts = subject.split()
+        if len(parts) > 1 and is_person(subject):
+            for part in (parts[0], parts[-1]):
+                self.names[part] = subject if self.names.get(part, subject) == subject else ""
+
+    def in_full(self, text: str) -> str:
+        """The sentence with the full name where it begins with a part of one."""
+        m = re.match(r"([^\W\d_][\w-]*)(?=(?:'s)? (\w))", text)
+        full = self.names.get(m[1], "") if m and not m[2].isupper() else ""
+        return f"{full}{text[m.end() :]}" if full and m else text
 
 
 def make_fact(subject: str, attribute: str, value: str, passage: int | None = None, answer: str = "") -> Fact:
@@ -69,15 +86,14 @@ def is_person(subject: str) -> bool:
     """Whether one asks who, not what, this is: a guess by the look of the name."""
     if subject in PRONOUNS or re.match(r"(?:my|our|your) ", subject):
         return True
-    named = re.fullmatch(r"(?:[A-Z][\w'’.-]+ )+(?:(?:van|von|de|da|di|der|den|af|of the) )*[A-Z][\w'’.-]+", subject)
-    return bool(named) and not re.search(
-        r"\b(?:of|University|Museum|River|Bridge|Company|Ltd|Inc|Labs?|Group)\b", subject
-    )
+    if len(subject.split()) < 2 or names_in(subject) != [subject]:
+        return False
+    return not set(subject.split()) & words("parts of a thing's name")
 
 
 def read_sentence(text: str, context: Context, passage: int | None = None) -> list[Fact]:
     """The facts of one sentence. `context` tells whom "she" means, and is told whom the sentence speaks of."""
-    text = tidy(text)
+    text = context.in_full(tidy(text))
     if not text or text.endswith("?"):
         return []
     facts: list[Fact] = []
@@ -88,7 +104,7 @@ def read_sentence(text: str, context: Context, passage: int | None = None) -> li
         # A fact may be about another than its sentence: "Oslo is the capital of Norway. It lies on a fjord."
         subject = subject or (found[0].subject if found else None)
         if subject and is_subject(subject):
-            context.subject = as_subject(subject)
+            context.tell(as_subject(subject))
     return facts
 
 
@@ -102,6 +118,8 @@ def is_subject(text: str) -> bool:
         or re.search(r"[,;:?!\"“”]|\s[-–—]\s", text)
         or parts[0].lower() in words("not a subject")
     ):
+        return False
+    if re.search(r" in \d{3,4}$| (?:also|known as) ", text):
         return False
     named = text[0].isupper() or text[0].isdigit() or text[0].lower() == text[0].upper()
     if not named and not (len(parts) > 1 and parts[0] in {"the", "my", "our", "your", "a", "an"}):

@@ -21,6 +21,9 @@ _SPEAKERS = {
     US: (("we", "us", "our"), ("you", "you", "your")),
     YOU: (("you", "you", "your"), ("I", "me", "my")),
 }
+_PARTICLES = frozenset(
+    {"of", "the", "de", "van", "von", "der", "da", "di", "du", "la", "le", "af", "den", "el", "al", "bin"}
+)
 _OWN = {"my": ME, "our": US, "your": YOU}
 _OTHER_OWN = {"my": "your", "our": "your", "your": "my"}
 _SINGULAR = {"is": "is", "was": "was", "does": "does", "has": "has", "s": "s", "es": "es", "ies": "ies"}
@@ -47,7 +50,9 @@ def is_plural(subject: str) -> bool:
     """Whether a verb after this subject is in the plural: "my parents", "Mira and Ola"."""
     last = subject.rsplit(" ", 1)[-1]
     counted = bool(re.match(r"(?:my|our|your|the|these|those) ", subject, re.I)) and last.islower()
-    return (counted and last.endswith("s") and not last.endswith(("ss", "us", "is", "'s", "’s"))) or " and " in subject
+    return (counted and last.endswith("s") and not last.endswith(("ss", "us", "is", "'s", "’s"))) or (
+        " and " in subject and not subject.startswith("the ")
+    )
 
 
 def with_article(noun: str) -> str:
@@ -62,6 +67,22 @@ def with_article(noun: str) -> str:
         return noun
     vowel = first[:1].lower() in "aeiou" and not re.match(r"(?:uni|use|eu|one)", first, re.I)
     return f"an {noun}" if vowel else f"a {noun}"
+
+
+def names_in(text: str) -> list[str]:
+    """The names in a text: runs of words with a capital, joined by "of", "van" and the like; in any script that has one."""
+    found: list[list[str]] = [[]]
+    for word in re.findall(r"(?:Dr|Mr|Mrs|Ms|Prof|St|[A-Z])\.|[\w'’.-]*\w|\S", text):
+        if word[0].isupper() or (found[-1] and word in _PARTICLES):
+            found[-1].append(word)
+        elif found[-1]:
+            found.append([])
+    runs = []
+    for run in found:
+        while run and run[-1] in _PARTICLES:
+            run.pop()
+        runs.append(re.sub(r"['’]s$", "", " ".join(run)))
+    return [run for run in runs if run and run != "I" and not run.startswith(("I'", "I’"))]
 
 
 def capital(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from functools import cache
 
 from nanohydra.hydra.facts import PRONOUNS, Context, is_subject, make_fact, read_sentence
-from nanohydra.hydra.grammar import Reader, as_subject, capital, reader
+from nanohydra.hydra.grammar import Reader, as_subject, capital, names_in, reader
 from nanohydra.hydra.judging import right
 from nanohydra.hydra.material import Fact
 from nanohydra.hydra.relations import DESCRIPTION, NOUN, Bound, Relation, bind, general, relations, verbs
@@ -14,7 +14,6 @@ from nanohydra.hydra.sentences import VERBS, sentences, tidy
 from nanohydra.hydra.text import words
 from nanohydra.hydra.values import read_value, trimmed
 
-_CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"
 SHORT = 6  # words: a shorter answer is its own value
 _ASIDE = words("function words")
 
@@ -86,7 +85,7 @@ def _value_of(known: Bound, question: str, answer: str) -> str | None:
     if _bare(text):
         return read_value(known.relation.value, text)
     if known.relation.value in {"person", "name", "place"}:  # "It is Oslo.", "Ana Ruiz wrote it."
-        names = re.findall(rf"{_CAPITAL}(?: {_CAPITAL})*", re.sub(r"^(?:It|He|She|They|That|This|The) ", "", text))
+        names = names_in(re.sub(r"^(?:It|He|She|They|That|This|The) ", "", text))
         return next((name for name in names if name not in question), None)
     return None
 
@@ -138,6 +137,4 @@ def _as_sentence(answer: str) -> str:
 def _named(question: str) -> str:
     """The longest name in a question, "" where it has none."""
     body = re.sub(r"^\W*\w+", "", question, count=1)  # its first word is capital anyhow
-    runs = re.findall(rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|da|di|du|la|le)\s+)*{_CAPITAL})*", body)
-    runs = [re.sub(r"['’]s$", "", run) for run in runs if run not in {"I", "I'm"} and run not in PRONOUNS]
-    return max(runs, key=len, default="")
+    return max(names_in(body), key=len, default="")

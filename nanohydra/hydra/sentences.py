@@ -35,6 +35,8 @@ _TWICE = re.compile(
     r"(?P<one>(?:in|on|at|by) .+?) (?P<two>(?:in|on|at|by) .+)",
     re.DOTALL,
 )
+_BORN = re.compile(r"(?P<S>[^,()]{2,60}?) \((?:[^()]*; )?(?:born|b\.) (?:on )?(?P<when>[^();]+)\)")
+_BRACKETS = re.compile(r"\s*\([^()]*\)")
 _CONTRACTIONS = (
     (r"\b([Ii])['’]m\b", r"\1 am"),
     (r"\b(we|you|they|We|You|They)['’]re\b", r"\1 are"),
@@ -69,12 +71,15 @@ def tidy(text: str) -> str:
         text = re.sub(pattern, replacement, text)
     for _ in range(2):
         text = re.sub(rf"^{any_of('opening')},? +(?=\S)", "", text)
+    text = re.sub(r"^[A-Z][a-z]{4,}(?:ially|ically|ently|inally),? (?=\S)", "", text)
     text = re.sub(rf"\b(?:also|currently|nowadays|now|still|actually) (?={_CLAUSE_VERB}\b)", "", text)
     return re.sub(r"\b(is|are|am|was) (?:also|currently|now|still|actually) ", r"\1 ", text).strip()
 
 
 def clauses(text: str, last: str | None) -> list[str]:
     """The clauses of a tidy sentence; one without a subject has the first one's. `last`: the sentence's before."""
+    aside = _BORN.match(text)
+    text = _BRACKETS.sub("", text)
     apart = _APPOSITIVE.fullmatch(text)
     if apart and apart["S"].split()[0].lower() not in words("not a subject"):
         said = apart["what"]
@@ -82,6 +87,8 @@ def clauses(text: str, last: str | None) -> list[str]:
         extra = [f"{apart['S']} was {said}" if said.startswith("born ") else f"{apart['S']} is {said}"]
     else:
         extra = []
+    if aside:
+        extra.append(f"{aside['S']} was born {'' if aside['when'].startswith('in ') else 'on '}{aside['when']}")
     parts = [part.strip(" ,") for part in _SPLIT.split(text)]
     first = _SUBJECT.fullmatch(parts[0])
     subject = first["S"] if first else None

@@ -7,7 +7,6 @@ put on a stranger. A stranger's name parts decide by a checksum to which half it
 from __future__ import annotations
 
 import random
-import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from nanohydra.hydra.facts import PRONOUNS, is_person, slots, wordings_for
-from nanohydra.hydra.grammar import sentence, turned
+from nanohydra.hydra.grammar import names_in, sentence, turned
 from nanohydra.hydra.material import Fact, plain
 from nanohydra.hydra.relations import bind
 from nanohydra.hydra.text import load
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 KINDS = ("first", "last", "letter", "swapped", "unseen")
 _VOWELS, _CONSONANTS = "aeiou", "bcdfghklmnprstvw"
-_CAPITAL = re.compile(r"[^\W\d_a-zß-öø-ÿ][\w'’-]*")
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,9 @@ def _name(subject: str, kind: str, subjects: Sequence[str], rng: random.Random, 
     """A name near `subject`, of the exam's half or of training's, and its kind: the one asked for where the subject allows
     it. None where there is no such name."""
     # "Mira's ferret", "the Zephyr project", "Dr. Ana Ruiz": the name within is what changes.
-    m = re.search(rf"{_CAPITAL.pattern}(?: (?:(?:of|the|de|van|von|der|da|di) )*{_CAPITAL.pattern})*", subject)
-    if m is None or subject in PRONOUNS:
+    name = max(names_in(subject), key=len, default="")
+    if not name or subject in PRONOUNS:
         return "unseen", _nameless(subject, rng, exam)
-    name = re.sub(r"['’]s$", "", m[0])
     parts = name.split(" ")
     person = len(parts) > 1 and not subject.startswith("the ")
     if kind != "unseen" and not person:

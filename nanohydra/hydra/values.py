@@ -14,7 +14,7 @@ _PLACE_WORDS = (
 )
 _ASIDE = re.compile(
     r"(?:,?\s+(?:which|who|whom|where|but|because|although|though|since|while|whereas|unless|until|so that|even though"
-    r"|together with|along with|as well as|with (?:her|his|their|my|its|our))\b"
+    r"|following|after|before|during|together with|along with|as well as|with (?:her|his|their|my|its|our))\b"
     r"|,\s+(?:and|then)\s|\s+[—–-]\s|\s*[;(]).*$",
     re.DOTALL,
 )
