@@ -26,7 +26,7 @@ from nanohydra.evals.intervals import wilson
 from nanohydra.hydra.attributes import Attributes, usual_attributes
 from nanohydra.hydra.facts import make_fact
 from nanohydra.hydra.material import Fact
-from nanohydra.hydra.router import Router, Taught, fact_text
+from nanohydra.hydra.router import Router, fact_text
 from nanohydra.hydra.wordings import exam_questions
 
 MEASURED, CALIBRATED = (11, 12, 13), (1, 2, 3)
@@ -160,13 +160,6 @@ def general(dataset: str, split: str, count: int) -> list[str]:
     return found
 
 
-def router_of(facts: Sequence[Sequence[Fact]], embed: Callable[[list[str]], np.ndarray], usual: Attributes) -> Router:
-    """A router over lessons with vectors."""
-    attributes = usual.plus((fact.attribute for lesson in facts for fact in lesson), embed)
-    taught = [Taught(i, lesson, embed([fact_text(fact) for fact in lesson])) for i, lesson in enumerate(facts)]
-    return Router(taught, attributes)
-
-
 def cached(embed: Callable[[list[str]], np.ndarray]) -> Callable[[list[str]], np.ndarray]:
     """The same embeddings, each text's made once; the embedder does not see case."""
     known: dict[str, np.ndarray] = {}
@@ -198,9 +191,7 @@ def measure(
     usual = Attributes.usual(embed) if embed else None
     for seed in seeds:
         facts, cases = lessons(seed)
-        router = (
-            router_of(facts, embed, usual) if embed and usual else Router([Taught(i, f) for i, f in enumerate(facts)])
-        )
+        router = Router.over(enumerate(facts), embed, usual)
         if seed == seeds[0]:
             cases += [Case("general prompts", prompt, None) for prompt in prompts]
         for case, right in ask(router, cases, embed):
@@ -228,7 +219,7 @@ def calibrate(embed: Callable[[list[str]], np.ndarray]) -> None:
     }
     for seed in CALIBRATED:
         facts, cases = lessons(seed)
-        router = router_of(facts, embed, usual)
+        router = Router.over(enumerate(facts), embed, usual)
         recorded: list[tuple[float, float, float]] = []
         score = router.fit.score
         object.__setattr__(router.fit, "score", lambda b, u, o, r=recorded, s=score: r.append((b, u, o)) or s(b, u, o))

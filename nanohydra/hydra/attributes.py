@@ -6,12 +6,15 @@ place. That the question is nearer still to the wordings of "birthplace" tells t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanohydra.files import atomic_path
 from nanohydra.hydra.grammar import sentence, subject_slots
 from nanohydra.hydra.relations import attribute_of, bind, relations
 
@@ -43,9 +46,21 @@ class Attributes:
         self._starts = [i for i, name in enumerate(self._owners) if i == 0 or name != self._owners[i - 1]]
 
     @classmethod
-    def usual(cls, embed: Embed) -> Attributes:
-        """Those that people usually ask about; embeds some hundred short questions, which takes seconds."""
-        return cls._of(usual_attributes(), embed)
+    def usual(cls, embed: Embed, cache: Path | None = None) -> Attributes:
+        """Those that people usually ask about. Embeds some hundred short questions, which takes seconds; the vectors are
+        kept in the folder `cache` for the next time."""
+        owners = [name for name in usual_attributes() for _ in wordings(name)]
+        texts = [text for name in usual_attributes() for text in wordings(name)]
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+        kept = cache / f"attributes-{digest}.npy" if cache else None
+        if kept is not None and (vectors := _load(kept, len(texts))) is not None:
+            return cls(owners, vectors)
+        vectors = embed(texts)
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(kept) as path, path.open("wb") as file:
+                np.save(file, vectors.astype(np.float16))
+        return cls(owners, vectors)
 
     def plus(self, attributes: Iterable[str], embed: Embed) -> Attributes:
         """With further attributes, as facts have them."""
@@ -66,6 +81,15 @@ class Attributes:
         texts = {name: wordings(name) for name in attributes}
         owners = [name for name in attributes for _ in texts[name]]
         return cls(owners, embed([text for name in attributes for text in texts[name]]))
+
+
+def _load(path: Path, rows: int) -> Vectors | None:
+    """Vectors that were kept; None where there are none, or others."""
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors.astype(np.float32) if vectors.ndim == 2 and len(vectors) == rows else None
 
 
 @cache

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -46,8 +47,8 @@ class Memory:
 class Vectorizer:
     """Embeddings of what is kept: from the store where it has them, else made and stored."""
 
-    def __init__(self, store: Store, embed: Embed) -> None:
-        self._store, self.embed = store, embed
+    def __init__(self, store: Store, embed: Embed, cache: Path | None = None) -> None:
+        self._store, self.embed, self._cache = store, embed, cache
         self._usual: Attributes | None = None
         self._lock = threading.Lock()
 
@@ -55,7 +56,7 @@ class Vectorizer:
         """What people usually ask about; made once."""
         with self._lock:
             if self._usual is None:
-                self._usual = Attributes.usual(self.embed)
+                self._usual = Attributes.usual(self.embed, self._cache)
             return self._usual
 
     def of_facts(self, facts: Sequence[LessonFact]) -> Vectors:

@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from nanohydra.hydra.attributes import Embed, Vectors
@@ -110,11 +111,13 @@ class Recall:
         parameters: int,
         embed: Embed | None = None,
         config: RecallConfig | None = None,
+        cache: Path | None = None,
     ) -> None:
-        """Args: embed: texts -> unit vectors (N, 384) float32; without it, words alone are compared."""
+        """Args: embed: texts -> unit vectors (N, 384) float32; without it, words alone are compared. cache: a folder where
+        what `warm` makes is kept."""
         self.config = config or RecallConfig()
         self._store, self._base_id, self._parameters = store, base_id, parameters
-        self._vectorizer = None if embed is None else Vectorizer(store, embed)
+        self._vectorizer = None if embed is None else Vectorizer(store, embed, cache)
         self._lock = threading.Lock()
         # By user, so that nothing of one can ever be found for another.
         self._memories: OrderedDict[int, Memory] = OrderedDict()

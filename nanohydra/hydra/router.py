@@ -16,14 +16,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanohydra.hydra.attributes import MASK, Attributes, canonical
+from nanohydra.hydra.attributes import MASK, Attributes, Embed, canonical
 from nanohydra.hydra.names import Mention, Name, Names, Word, follows_up, name_of, words
 from nanohydra.hydra.plain_words import FIRST_PERSON, FUNCTION, PLAIN
 
@@ -182,6 +182,21 @@ class Router:
             self._about[entry.name].append(entry)
             if _tells(entry.fact.value):
                 self._valued[name_of(entry.fact.value)].append(entry)
+
+    @classmethod
+    def over(
+        cls,
+        lessons: Iterable[tuple[LessonId, Sequence[TaughtFact]]],
+        embed: Embed | None,
+        usual: Attributes | None = None,
+    ) -> Router:
+        """A router over (id, facts), oldest first, with all that `embed` can give. usual: Attributes.usual, if at hand."""
+        listed = [(number, list(facts)) for number, facts in lessons]
+        if embed is None:
+            return cls([Taught(number, facts) for number, facts in listed])
+        attributes = (usual or Attributes.usual(embed)).plus((f.attribute for _, facts in listed for f in facts), embed)
+        vectors = [embed([fact_text(fact) for fact in facts]) if facts else None for _, facts in listed]
+        return cls([Taught(number, facts, v) for (number, facts), v in zip(listed, vectors)], attributes)
 
     def query(self, question: str, context: Context = ()) -> str:
         """What to embed for `route`: the question with the names of taught subjects, or what stands for them, masked."""
