@@ -33,11 +33,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     tiny_adapter(base, home / "adapters" / "pirate")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOHYDRA_HOME", str(home))
-        with served(ServeConfig(base="smollm2", web=False, engine=EngineConfig(max_seq_len=1024))) as running:
+        config = ServeConfig(base="smollm2", web=False, teach_worker=False, engine=EngineConfig(max_seq_len=1024))
+        with served(config, teach=True) as running:
             yield running
 
 
-@pytest.mark.parametrize("kind", ["bash", "bash adapters"])
+@pytest.mark.parametrize("kind", ["bash", "bash adapters", "bash lessons"])
 def test_the_curl_examples(server: Running, kind: str) -> None:
     for block in blocks(kind):
         for command in re.split(r"\n(?=curl)", block.strip()):
@@ -63,4 +64,4 @@ def test_the_python_examples(server: Running) -> None:
 def test_the_table_names_every_endpoint(server: Running) -> None:
     with server.http() as http:
         paths = set(http.get("/openapi.json").json()["paths"]) - {"/v1/models/{name}"}
-    assert paths <= set(re.findall(r"`(?:GET|POST) (/[\w/]+)`", PAGE))
+    assert paths <= set(re.findall(r"`(?:GET|POST|DELETE) (/[\w/{}]+)`", PAGE))

@@ -63,7 +63,7 @@ def make(job: dict[str, Any], folder: Path, tell: Callable[[Progress], bool]) ->
 
 def taught(job: dict[str, Any], base: Path, folder: Path, tell: Callable[[Progress], bool]) -> dict[str, Any]:
     """Makes a lesson or a consolidation; its adapter is in `folder`/adapter where it passed."""
-    from nanohydra.hydra.lesson import Earlier, consolidate, teach
+    from nanohydra.hydra.lesson import Earlier, teach
 
     config = LearnConfig.read(job["settings"])
     before = [
@@ -71,6 +71,8 @@ def taught(job: dict[str, Any], base: Path, folder: Path, tell: Callable[[Progre
         for one in job["lessons" if job["kind"] == "consolidation" else "earlier"]
     ]
     if job["kind"] == "consolidation":
+        from nanohydra.hydra.consolidate import consolidate
+
         outcome = consolidate(base, before, config, folder / "work", tell, lesson=job["lesson"])
     else:
         material = Material.from_data(job["material"])

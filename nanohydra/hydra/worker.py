@@ -41,7 +41,7 @@ from nanohydra.store import Lesson, Store
 log = logging.getLogger("nanohydra.hydra.worker")
 
 COMMAND = (sys.executable, "-m", "nanohydra.hydra.lesson_process")
-JOB, OUTCOME = "job.json", "outcome.json"
+JOB, OUTCOME, LOG = "job.json", "outcome.json", "log.txt"
 MARK = "lesson.json"
 """In an adapter's folder: the database that knows it, and its lesson."""
 
@@ -147,8 +147,7 @@ class Worker:
         folder = self.folder(lesson)
         done = read_outcome(folder)
         if done is None or done["job"] != digest:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            _cleared(folder)
             write_json(folder / JOB, {**job, "digest": digest})
             self._run_child(folder, lambda progress: self._beat(lesson, progress))
             done = read_outcome(folder)
@@ -165,7 +164,7 @@ class Worker:
         """Runs the child on a folder to its end, and tells `beat` what it tells, at least three times a lease."""
         every = self.config.lease_seconds / 4
         lines: SimpleQueue[bytes | None] = SimpleQueue()
-        with (folder / "log.txt").open("ab") as errors, self._child(folder, errors) as child:
+        with (folder / LOG).open("ab") as errors, self._child(folder, errors) as child:
             assert child.stdout is not None
             Thread(target=_pump, args=(child.stdout, lines), daemon=True).start()
             progress: dict[str, Any] = {"stage": "starting"}
@@ -340,6 +339,16 @@ def content_hash(folder: Path) -> str:
     """The id of an adapter folder, as adapt.folder.adapter_id computes it, without torch."""
     parts = (folder / name for name in ("adapter_config.json", "adapter_model.safetensors"))
     return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
+
+
+def _cleared(folder: Path) -> None:
+    """Makes a folder, or empties it of all but the log of earlier attempts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOG:
+            path.unlink()
 
 
 def read_outcome(folder: Path) -> dict[str, Any] | None:

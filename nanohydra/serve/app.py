@@ -20,14 +20,15 @@ from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.errors import ApiError
 from nanohydra.serve.middleware import BodyLimit, Guard, Hangup, Ledger
 from nanohydra.serve.services import Services
+from nanohydra.serve.teacher import Teacher
 
 
-def create_app(config: ServeConfig, engine: EngineClient | None = None) -> FastAPI:
+def create_app(config: ServeConfig, engine: EngineClient | None = None, teacher: Teacher | None = None) -> FastAPI:
     """The application; `app.state.services` has its parts. Its lifespan starts and stops the engine.
 
-    engine: instead of a process of its own. Raises UserError where the database cannot be opened.
+    engine, teacher: instead of processes of its own. Raises UserError where the database cannot be opened.
     """
-    services = Services.of(config, engine)
+    services = Services.of(config, engine, teacher)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -171,8 +171,9 @@ class Texts:
             from nanohydra.agent.embedding import Embedder
 
             embedder, error = Embedder(), ""
+            embedder.load()
         except Exception as e:  # optional: retrieval by words works without it
-            embedder, error = None, str(e) if isinstance(e, UserError) else NO_EMBEDDER
+            embedder, error = None, str(e) if isinstance(e, UserError) else NO_EMBEDDER  # type: ignore[assignment]
             log.warning("no embedder", extra=logs.described(e))
         with self._lock:
             self._embedder, self._error = embedder, error

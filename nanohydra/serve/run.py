@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from nanohydra import logs
 from nanohydra.errors import UserError
@@ -18,15 +19,15 @@ GRACE_SECONDS = 5
 """How long answers under way may go on after the server is told to stop."""
 
 
-def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
-    """Serves until interrupted; what a person should know goes to `say`, logs to stderr.
+def serve(config: ServeConfig, say: Callable[[str], None], app: FastAPI | None = None) -> None:
+    """Serves until interrupted; what a person should know goes to `say`, logs to stderr. app: of the same config, made already.
 
     Raises UserError where the address is taken, the database cannot be opened, or the base cannot be loaded.
     """
     logs.set_up()
     listener = _listen(config)
     with listener:
-        app = create_app(config)
+        app = app or create_app(config)
         services: Services = app.state.services
         host = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

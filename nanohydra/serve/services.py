@@ -43,7 +43,7 @@ class Services:
     """None: this server takes no lessons."""
 
     @classmethod
-    def of(cls, config: ServeConfig, engine: EngineClient | None = None) -> Services:
+    def of(cls, config: ServeConfig, engine: EngineClient | None = None, teacher: Teacher | None = None) -> Services:
         """Opens the database and prepares the rest; the engine is started by the app. Raises UserError."""
         store = Store.open(config.database)
         engine = engine or EngineClient(Start(config.base, config.int8, config.engine, config.draft))
@@ -64,7 +64,7 @@ class Services:
             generation=generation,
             chat=ChatService(generation, memory, Trials(store)),
             memory=memory,
-            teacher=Teacher(config) if teaches and config.teach_worker else None,
+            teacher=(teacher or Teacher(config)) if teaches and config.teach_worker else None,
             learning=Learning(config, store, engine, taught) if teaches else None,
         )
 
