@@ -42,6 +42,9 @@ class Measuring:
     wordings: int = 4
     """Questions asked about each fact, in wordings set aside before training."""
 
+    questions: int = 160
+    """Most questions about all facts together: a lesson of many facts has fewer wordings of each."""
+
     strangers: int = 100
     """Near-miss and unseen names that are asked about."""
 
@@ -61,7 +64,16 @@ class Measuring:
     """The same for general questions, which the base answers within so many."""
 
     def __post_init__(self) -> None:
-        for name in ("wordings", "strangers", "general", "text_tokens", "earlier", "max_tokens", "general_tokens"):
+        for name in (
+            "wordings",
+            "questions",
+            "strangers",
+            "general",
+            "text_tokens",
+            "earlier",
+            "max_tokens",
+            "general_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"measure.{name} must be at least 1, not {getattr(self, name)}.")
 
@@ -76,7 +88,7 @@ class LessonTraining:
     alpha: float = 32.0
     """The update is scaled by alpha / rank."""
 
-    top_share: float = 0.5
+    top_share: float | None = None
     """The adapter is on this share of the layers, the last ones; what lies below is computed once for each row."""
 
     lr: float | None = None
@@ -107,9 +119,10 @@ class LessonTraining:
         for name in ("rank", "row_tokens", "wordings"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("replay_share", "top_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"train.{name} is a share between 0 and 1, not {getattr(self, name)}.")
+        if not 0 <= self.replay_share < 1:
+            raise UserError(f"train.replay_share must be at least 0 and below 1, not {self.replay_share}.")
+        if self.top_share is not None and not 0 < self.top_share <= 1:
+            raise UserError(f"train.top_share must be above 0 and at most 1, not {self.top_share}.")
         for name in ("lr", "steps", "batch_size"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"train.{name} must be above 0, not {getattr(self, name)}.")

@@ -54,7 +54,7 @@ class Measured:
 class Answers:
     """What each adapter (None: the base) answers to each question; asked once, greedily."""
 
-    def __init__(self, engine: Engine, tell: Callable[[int, int], None]) -> None:
+    def __init__(self, engine: Engine, tell: Callable[[int, int], None] = lambda done, of: None) -> None:
         self.engine, self.tell = engine, tell
         self._wanted: dict[tuple[str, str | None], tuple[list[Message], int]] = {}
         self._given: dict[tuple[str, str | None], Completion] = {}
@@ -109,7 +109,8 @@ def measure(
     """
     adapters = {each.id: each.adapter for each in (*earlier, lesson)}
     answers = Answers(engine, tell)
-    exam = {fact.key: exam_questions(fact, config.wordings, seed) for fact in (*lesson.facts, *forgotten)}
+    wordings = max(1, min(config.wordings, config.questions // len(lesson.facts)))
+    exam = {fact.key: exam_questions(fact, wordings, seed) for fact in (*lesson.facts, *forgotten)}
     taught = {fact.subject for facts in (forgotten, *(each.facts for each in (*earlier, lesson))) for fact in facts}
     strangers = near_misses(lesson.facts, config.strangers, seed, taught, exam=True)
     general = probes.questions[: config.general]

@@ -199,6 +199,7 @@ class Trained:
 
 def adapter_config(settings: LessonTraining, layers: int) -> AdapterConfig:
     """LoRA on every linear layer of the top share of the layers; at least one layer stays below it."""
+    assert settings.top_share is not None
     top = min(max(1, round(settings.top_share * layers)), max(1, layers - 1))
     return AdapterConfig(rank=settings.rank, alpha=settings.alpha, top_layers=top)
 
