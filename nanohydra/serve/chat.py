@@ -106,6 +106,8 @@ class ChatService:
         if plan or trial:
             about = plan.to_data() if plan else {}
             yield ChatDelta(memory={**about, "adapter": adapter, **({"trial": trial} if trial else {})})
+        if plan:
+            self._generation.metrics.recalled.labels(plan.mode).inc()
         if plan and plan.quote is not None:
             for delta in quoted(plan.quote, params, self.tokenizer):
                 yield delta

@@ -36,6 +36,10 @@ class Metrics:
         self.http = Counter("nanohydra_http_requests", "HTTP requests.", ["method", "route", "status"], **own)
         self.restarts = Gauge("nanohydra_engine_restarts", "How often the engine's process was started again.", **own)
         self.up = Gauge("nanohydra_engine_up", "1 while the engine takes requests.", **own)
+        self.recalled = Counter("nanohydra_recalled", "Answers planned from what was taught, by how.", ["mode"], **own)
+        self.lessons = Gauge("nanohydra_lessons_open", "Lessons that wait or are being made.", **own)
+        self.worker_up = Gauge("nanohydra_worker_up", "1 while the process that makes lessons runs.", **own)
+        self.worker_restarts = Gauge("nanohydra_worker_restarts", "How often it was started again.", **own)
 
     def begin(self, adapter: str | None) -> RequestMetrics:
         """A request is on its way; of which adapter is a label, "" for the base."""

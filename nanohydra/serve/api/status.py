@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
@@ -30,8 +32,11 @@ async def version(user: MayChat) -> Response:
 @router.get("/metrics")
 async def metrics(works: Works, user: MayAdmin) -> Response:
     """Numbers for Prometheus."""
-    engine = works.engine
-    text = works.metrics.render(await engine.stats(), engine.state == "ready", engine.restarts)
+    engine, told, teacher = works.engine, works.metrics, works.teacher
+    told.lessons.set(len(await asyncio.to_thread(works.store.open_lessons)))
+    told.worker_up.set(teacher is not None and teacher.state == "running")
+    told.worker_restarts.set(0 if teacher is None else teacher.restarts)
+    text = told.render(await engine.stats(), engine.state == "ready", engine.restarts)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
