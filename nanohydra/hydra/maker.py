@@ -113,11 +113,9 @@ class Clock:
 def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTraining:
     """The settings with the defaults for a base of this size and so many facts in the place of None (found by the sweeps of
     docs/log.md)."""
-    small = parameters < SMALL
-    defaults = (
-        {"lr": 5e-3, "batch_size": 8, "top_share": 1.0} if small else {"lr": 2e-3, "batch_size": 2, "top_share": 0.5}
-    )
-    defaults["steps"] = 120 + 4 * facts if small else 30 + round(5.5 * facts)
+    defaults: dict[str, Any] = {"lr": 2e-3, "steps": 30 + round(5.5 * facts), "batch_size": 2, "top_share": 0.5}
+    if parameters < SMALL:
+        defaults = {"lr": 5e-3, "steps": 120 + 4 * facts, "batch_size": 8, "top_share": 1.0}
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
 
 
