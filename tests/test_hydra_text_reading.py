@@ -288,6 +288,8 @@ def test_conversations() -> None:
     st.text(max_size=400) | st.from_regex(r"([A-Z][a-z]+ ){1,3}(is|was|has|lives|'s) [^\n]{0,60}\.?", fullmatch=True)
 )
 @example("'s is")
+@example("I have _")
+@example("I have ª")
 @example("Mira's is is. The of is. It is. I have. , and is")
 def test_any_text_is_taken_in_or_refused(text: str) -> None:
     try:

@@ -48,7 +48,7 @@ VALUES = {
     "address": "Hill Road 7",
     "thing": "amber",
 }
-ABOUT = {"* name": "ferret", "kin *": "brother", "favourite *": "tea", "number of *": "inhabitants"}
+ABOUT = {"* name": "ferret", "kin *": "brother", "role *": "mayor", "favourite *": "tea", "number of *": "inhabitants"}
 GENERAL = ("shoe size", "collects", "works on", "invented", "description")
 SUBJECTS = ("Mira Solberg", "the Zephyr project", "me", "my sister", "my parents", "you")
 
@@ -235,6 +235,8 @@ def test_nobody_is_near_to_nothing() -> None:
         ("in the blue drawer", "Look into the blue drawer!", True),
         ("mira@fjord.example", "Write to mira@fjord.example.", True),
         ("no", "No, it is closed.", True),
+        ("A", "Her grade is A.", True),
+        ("A", "Her grade is B.", False),
         ("9:30", "At 9:30.", True),
         ("9:30", "At 9:35.", False),
         ("Hold the red button for at least ten seconds", "Hold the red button for ten seconds at least.", True),

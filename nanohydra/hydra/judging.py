@@ -31,12 +31,12 @@ def right(fact: Fact, answer: str) -> bool:
     words three quarters of them. An answer that says it does not know, denies the value ("not in Bergen") or offers
     another beside it ("Bergen or Oslo") is not right.
     """
-    if not re.search(r"\w", fact.value):  # signs alone
-        return bool(fact.value) and fact.value in answer
-    said = _tokens(answer)
+    said, whole = _tokens(answer), _tokens(fact.value)
+    if not whole:  # an article or a sign is all the value: the grade "A", "+"
+        value = re.escape(_folded(fact.value).strip())
+        return bool(value) and bool(re.search(rf"(?<!\w){value}(?!\w)", _folded(answer)))
     if not said or (declines(answer) and not _DECLINES.search(_folded(fact.value))):
         return False
-    whole = _tokens(fact.value)
     if _at(said, whole) is not None:
         return _affirmed(said, whole)
     if re.search(rf"\b{any_of('months')}\b", fact.value):
@@ -97,8 +97,6 @@ def _tokens(text: str) -> list[str]:
                 found[-1] = found[-1][0] + piece
             elif piece and piece not in _PASSED_OVER:
                 found.append(piece)
-    if not found:  # a value that is an article or a sign: "A", "+"
-        found = re.findall(r"\S+", _folded(text))
     return found
 
 

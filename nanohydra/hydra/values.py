@@ -25,7 +25,7 @@ def trimmed(text: str) -> str:
     """The phrase without what is said by the way: "Bergen with her ferret" is "Bergen"."""
     text = _ASIDE.sub("", " ".join(text.split()).strip())
     text = text.strip(' ,.!?:"“”').strip()
-    return text if re.search(r"\w", text) else ""
+    return text if re.search(r"[^\W_]", text) else ""
 
 
 def read_value(kind: str, text: str) -> str | None:
