@@ -77,5 +77,6 @@ def taught(store: Store, lesson: Lesson) -> dict[str, Any]:
         "lesson": str(lesson.id),
         "name": lesson.name,
         "facts": [as_fact(fact).to_data() for fact in store.facts(lesson.user_id, lesson.id)],
+        "holds": [str(number) for number in lesson.settings.get(TAUGHT, [lesson.id])],
         "folder": folders.get(lesson.adapter or ""),
     }

@@ -103,7 +103,7 @@ def ask(base: Path, job: Mapping[str, Any], tell: Callable[[Progress], bool]) ->
     """Asks the facts of a job, in the process that may load torch: how many wordings of each were answered rightly."""
     from nanohydra.agent.embedding import Embedder
     from nanohydra.data.chat import render_chat
-    from nanohydra.hydra.router import Router, Taught, fact_text
+    from nanohydra.hydra.router import Router
     from nanohydra.hydra.wordings import exam_questions, right
     from nanohydra.infer.config import SamplingParams
     from nanohydra.jobs.bases import open_engine
@@ -112,11 +112,9 @@ def ask(base: Path, job: Mapping[str, Any], tell: Callable[[Progress], bool]) ->
     assert engine.adapters is not None
     embed = Embedder().embed if Embedder.available() else None
     taught_facts = {one["lesson"]: [Fact.from_data(fact) for fact in one["facts"]] for one in job["lessons"]}
-    adapters = {one["lesson"]: engine.adapters.load(Path(one["folder"])) for one in job["lessons"]}
-    vectors = {
-        id: None if embed is None else embed([fact_text(f) for f in facts]) for id, facts in taught_facts.items()
-    }
-    router = Router([Taught(id, facts, vectors[id]) for id, facts in taught_facts.items()])
+    # The newest adapter that holds a lesson answers for it: its own, or a consolidation's.
+    adapters = {held: engine.adapters.load(Path(one["folder"])) for one in job["lessons"] for held in one["holds"]}
+    router = Router.over(taught_facts.items(), embed)
     facts = {id: Fact.from_data(fact) for id, fact in job["facts"].items()}
     questions = [
         (id, question)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nanohydra.errors import UserError
+from nanohydra.home import home
 from nanohydra.hydra.attributes import Vectors
 from nanohydra.hydra.recall import Plan, Recall
 from nanohydra.serve.engine_client import EngineClient
@@ -91,7 +92,7 @@ class Memory:
     def _recall(self, embed: Any) -> Recall:
         base = self._engine.base
         assert base is not None
-        return Recall(self._store, base.base_id, base.parameters, embed)
+        return Recall(self._store, base.base_id, base.parameters, embed, cache=home() / "cache")
 
     async def _prepare(self) -> None:
         with contextlib.suppress(UserError):  # the base cannot be loaded: told elsewhere

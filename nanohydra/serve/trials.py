@@ -19,8 +19,8 @@ class Trials:
         self, adapter: str | None, user: Principal, conversation: str | None
     ) -> tuple[str | None, dict[str, Any] | None]:
         """The adapter for a conversation that would be answered by `adapter`, and the trial that decided it, if one did: a
-        trial in which `adapter` takes part decides, the newest first. Without a conversation none does."""
-        if conversation is None:
+        trial in which `adapter` takes part decides, the newest first. Without a conversation, or for the base, none does."""
+        if conversation is None or adapter is None:
             return adapter, None
         for trial in await asyncio.to_thread(self._store.trials, user.user_id):
             if trial.ended is None and adapter in (trial.a, trial.b):
