@@ -93,7 +93,7 @@ def test_a_lesson_without_facts_is_left_to_retrieval(store: Store) -> None:
     user = store.local_user().user_id
     lesson, _ = store.add_lesson(user, "x", BASE, "tiny", material(passages=("Some text.",)), {})
     work(store)
-    assert again(store, lesson).state == "failed"
+    assert again(store, lesson).state == "rejected"
     assert "retrieval" in str(again(store, lesson).error)
 
 

@@ -12,6 +12,10 @@ TAUGHT = "lessons"
 """The setting that names the lessons whose knowledge a consolidation holds."""
 
 
+class NothingToTrain(UserError):
+    """A lesson without facts: there is nothing to examine an adapter on."""
+
+
 def job_of(store: Store, lesson: Lesson) -> dict[str, Any]:
     """The job of a lesson as its facts and settings are now. UserError where nothing is left to teach."""
     settings = {name: value for name, value in lesson.settings.items() if name != TAUGHT}
@@ -28,7 +32,7 @@ def job_of(store: Store, lesson: Lesson) -> dict[str, Any]:
         return {**job, "lessons": parts}
     material = material_of(store, lesson)
     if not material.facts:
-        raise UserError("The lesson has no facts left to train on; what its passages say is found by retrieval.")
+        raise NothingToTrain("The lesson has no facts to train on; what its passages say is found by retrieval.")
     forgotten = [f for f in store.facts(lesson.user_id, lesson.id, current=False) if f.forgotten]
     return {
         **job,

@@ -33,7 +33,7 @@ from nanohydra import logs
 from nanohydra.errors import UserError
 from nanohydra.files import atomic_folder, write_json
 from nanohydra.home import home
-from nanohydra.hydra.lesson_job import job_of
+from nanohydra.hydra.lesson_job import NothingToTrain, job_of
 from nanohydra.hydra.retest import Probe
 from nanohydra.hydra.schedule import Schedule
 from nanohydra.store import Lesson, Store
@@ -90,7 +90,7 @@ class Worker:
     @contextlib.contextmanager
     def alone(self, wait: bool = True) -> Iterator[bool]:
         """Within, this is the machine's only worker; False where there is another and `wait` is False, or `stop` was set."""
-        self.lessons.mkdir(parents=True, exist_ok=True)
+        self.lessons.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self.lessons / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             while not (locked := _lock(lock)) and wait and not self.stop.wait(self.config.poll_seconds):
@@ -131,7 +131,7 @@ class Worker:
             self.store.beat(lesson.id, self.name, {"stage": "waiting", "detail": str(e)}, 0.0)  # the attempt counts
             return True
         except UserError as e:
-            outcome = {"state": "failed", "reason": str(e)}
+            outcome = {"state": "rejected" if isinstance(e, NothingToTrain) else "failed", "reason": str(e)}
         try:
             self._finish(lesson, outcome)
         except UserError as e:  # the disk is full, the adapter's name is taken
@@ -241,6 +241,7 @@ class Worker:
             if not final.exists():
                 with atomic_folder(final) as temporary:
                     shutil.copytree(source, temporary, dirs_exist_ok=True)
+                    temporary.chmod(0o700)  # its receipt quotes what was taught
                     write_json(temporary / MARK, {"database": self.database, "lesson": lesson.id})
             adapter = (adapter_name(lesson), str(final), lesson.base_id, content_id)
         reason = outcome.get("reason") or None
