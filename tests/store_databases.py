@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 
 from nanohydra.store import Lesson, Store
@@ -48,6 +48,9 @@ def fresh_store(kind: str, folder: Path) -> Iterator[Store]:
     """An open store with nobody but the admin in it."""
     with fresh_database(kind, folder) as url:
         store = Store.open(url)
+        if kind == "sqlite":  # as .ci/with-postgres does: nobody pulls the plug here
+            event.listen(store._engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+            store._engine.dispose()
         try:
             yield store
         finally:
