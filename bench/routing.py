@@ -266,6 +266,7 @@ def calibrate(embed: Callable[[list[str]], np.ndarray]) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, help="where to write the figures as JSON")
+    p.add_argument("--seeds", type=int, nargs="+", default=MEASURED, help="worlds that are measured")
     p.add_argument("--calibrate", action="store_true", help="fit the router's numbers instead")
     args = p.parse_args()
     embed = cached(Embedder().embed)
@@ -273,7 +274,7 @@ def main() -> None:
         calibrate(embed)
         return
     prompts = general("databricks/databricks-dolly-15k", "train", 1000)
-    figures = {"errors": measure(MEASURED, prompts, embed), "errors by words alone": measure(MEASURED, prompts, None)}
+    figures = {"errors": measure(args.seeds, prompts, embed), "errors by words alone": measure(args.seeds, prompts, None)}
     for title, table in figures.items():
         print(title)
         for kind, e in table.items():

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanohydra.files import atomic_path
-from nanohydra.hydra.grammar import sentence, subject_slots
+from nanohydra.hydra.facts import slots
+from nanohydra.hydra.grammar import sentence
 from nanohydra.hydra.relations import attribute_of, bind, relations
 
 Vectors = NDArray[np.float32]
@@ -114,7 +115,7 @@ def usual_attributes() -> tuple[str, ...]:
 def wordings(attribute: str) -> tuple[str, ...]:
     """Questions for the attribute, its answer without a value, and its name."""
     bound = bind(attribute)
-    slots = subject_slots(MASK) | {"V": "", "aV": ""} | bound.slots
-    asked = [sentence(template, slots) for template in bound.relation.questions[:WORDINGS]]
-    told = sentence(bound.relation.statements[0], slots).replace("  ", " ").replace(" .", ".")
+    filled = slots(bound, MASK, "")
+    asked = [sentence(template, filled) for template in bound.relation.questions[:WORDINGS]]
+    told = sentence(bound.relation.statements[0], filled).replace("  ", " ").replace(" .", ".")
     return tuple(dict.fromkeys([*asked, told, f"{MASK}'s {canonical(attribute)}"]))
