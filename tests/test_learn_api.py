@@ -160,7 +160,8 @@ def test_a_newer_fact_takes_an_older_one_s_place_or_not(server: Running) -> None
         assert http.get("/known", params={"about": "Kai"}).json()["facts"] == []
         answer = http.post(CHAT, json=asks("Where was Kai Dahl born? SAY:unknown")).json()
         assert answer["choices"][0]["message"]["content"] == "unknown"
-        assert "Bergen" not in http.get(f"/lessons/{first}").text
+        for path in (f"/lessons/{first}", f"/lessons/{second['lesson']}/diff", "/history"):
+            assert "Bergen" not in http.get(path).text, path
 
 
 def test_a_file_is_uploaded(server: Running) -> None:

@@ -32,7 +32,7 @@ def log(store: Store, user_id: int, limit: int = 100, before: int | None = None)
             "kind": line.kind,
             "lesson": line.lesson_id,
             "mine": line.user_id == user_id,
-            "detail": line.detail,
+            "detail": _told(line.detail),
             "text": sentence(line, names.get(line.lesson_id or -1, "")),
         }
         for line in lines
@@ -55,10 +55,24 @@ def show(store: Store, lesson_id: int, user_id: int) -> dict[str, Any]:
     return {
         **brief(lesson, user_id),
         "settings": lesson.settings,
-        "receipt": lesson.receipt,
+        "receipt": receipt_of(store, lesson),
         "facts": [fact_data(fact) for fact in facts],
         "passages": [passage_data(passage) for passage in passages],
     }
+
+
+def receipt_of(store: Store, lesson: Lesson) -> dict[str, Any] | None:
+    """A lesson's receipt; of facts that were forgotten since, only how they were answered."""
+    if lesson.receipt is None:
+        return None
+    forgotten = {fact.key for fact in store.facts(lesson.user_id, lesson.id, current=False) if fact.forgotten}
+    hidden = {"question": "(forgotten)", "value": ""}
+    lists = {
+        name: [{**fact, **(hidden if fact["key"] in forgotten else {})} for fact in lesson.receipt[name]]
+        for name in ("facts", "forgotten")
+        if name in lesson.receipt
+    }
+    return {**lesson.receipt, **lists}
 
 
 def diff(store: Store, lesson_id: int, user_id: int, other_id: int | None = None) -> dict[str, Any]:
@@ -159,6 +173,13 @@ def consolidate(store: Store, user_id: int, base_id: str, base_name: str, **sett
         user_id, name, base_id, base_name, {}, {**settings, "lessons": parts}, kind="consolidation"
     )
     return lesson
+
+
+def _told(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """A line's detail; of a receipt only what it measured, for it quotes facts that may be forgotten since."""
+    if not detail.get("receipt"):
+        return dict(detail)
+    return {**detail, "receipt": {name: detail["receipt"].get(name) for name in ("state", "measures", "seconds")}}
 
 
 def _has_all(fact: LessonFact, about: str) -> bool:

@@ -58,7 +58,7 @@ def progress(store: Store, user: Principal, lesson_id: int) -> dict[str, Any]:
         "progress": lesson.progress,
         "adapter": lesson.adapter,
         "reason": lesson.error,
-        "receipt": lesson.receipt,
+        "receipt": history.receipt_of(store, lesson),
     }
 
 
