@@ -76,7 +76,7 @@ def served(
             assert not thread.is_alive()
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
+def wait_for(condition: Any, seconds: float = 150.0) -> None:
     """Until it is true."""
     end = time.monotonic() + seconds
     while not condition():

@@ -67,7 +67,7 @@ def receipt_of(store: Store, lesson: Lesson) -> dict[str, Any] | None:
         return None
     forgotten = {fact.key for fact in store.facts(lesson.user_id, lesson.id, current=False) if fact.forgotten}
     hidden = {"question": "(forgotten)", "value": ""}
-    lists = {
+    lists: dict[str, Any] = {
         name: [{**fact, **(hidden if fact["key"] in forgotten else {})} for fact in lesson.receipt[name]]
         for name in ("facts", "forgotten")
         if name in lesson.receipt
