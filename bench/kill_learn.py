@@ -111,6 +111,7 @@ class Siege:
     home: Path
     real: bool
     draw: random.Random
+    pause: float
     port: int = 0
     keys: dict[str, int | None] = field(default_factory=dict)
     """By Idempotency-Key: the lesson's number, once it was told."""
@@ -159,12 +160,15 @@ class Siege:
         return self.http.get(f"http://127.0.0.1:{self.port}/health").status_code == 200
 
     def kill(self, victim: str) -> bool:
-        """Kills a process, at a moment that fits its name; whether there was one."""
-        if victim == "publish" and not self._publishing():
+        """Kills a process, at a moment that fits its name; whether there was one within half a minute."""
+        end = time.monotonic() + 30
+        if victim == "publish" and not self._publishing(end):
             return False
-        pid = self._pid("worker" if victim == "publish" else victim)
-        if pid is None:
-            return False
+        while (pid := self._pid("worker" if victim == "publish" else victim)) is None:
+            if time.monotonic() > end or not self.open():
+                return False
+            time.sleep(0.01)
+        time.sleep(0 if victim == "publish" else self.draw.expovariate(1 / self.pause))
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -174,10 +178,9 @@ class Siege:
             self.process.wait()
         return True
 
-    def _publishing(self) -> bool:
+    def _publishing(self, end: float) -> bool:
         """Waits for the moment in which a lesson is done and not yet in the store."""
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
+        while time.monotonic() < end and self.open():
             if any(self.home.glob("lessons/*/outcome.json")):
                 time.sleep(self.draw.uniform(0, 0.06))
                 return True
@@ -287,13 +290,12 @@ def siege(args: argparse.Namespace) -> dict[str, Any]:
     began = time.monotonic()
     try:
         tiny_base(home / "bases" / "tiny", args.real)
-        under = Siege(home, args.real, draw)
+        under = Siege(home, args.real, draw, args.pause)
         try:
             while under.kills.total() < args.kills and time.monotonic() - began < args.minutes * 60:
                 if under.open() < 2:
                     under.teach()
                 under.up()
-                time.sleep(draw.expovariate(1 / args.pause))
                 under.kill(draw.choice(VICTIMS))
             under.settle(300)
             under.down()
@@ -313,7 +315,7 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kills", type=int, default=100)
     p.add_argument("--minutes", type=float, default=30, help="stop killing after this long")
-    p.add_argument("--pause", type=float, default=1.0, help="mean seconds between two kills")
+    p.add_argument("--pause", type=float, default=0.7, help="mean seconds that a process is left to live")
     p.add_argument("--real", action="store_true", help="teach a tiny base for real")
     p.add_argument("--seed", type=int, default=None, help="of the moments (default: new ones each time)")
     p.add_argument("--out", type=Path, default=None, help="write a JSON report here")
