@@ -60,7 +60,7 @@ class Measuring:
     max_tokens: int = 24
     """Longest answer that is read."""
 
-    general_tokens: int = 16
+    general_tokens: int = 14
     """The same for general questions, which the base answers within so many."""
 
     def __post_init__(self) -> None:

@@ -31,13 +31,13 @@ from nanohydra.infer.config import SamplingParams
 from nanohydra.infer.engine import Engine
 from nanohydra.infer.streaming import Completion
 
-VERSION = 1
+VERSION = 2
 """Of what is kept: a higher one asks anew."""
 QUESTIONS = 240
 """General questions that are looked for."""
-ANSWER_TOKENS = 16
+ANSWER_TOKENS = 14
 """Longest answer to a general question: only those that the base answers rightly so soon are kept."""
-CHATS, TEXTS, SAMPLE_TOKENS = 72, 24, 96
+CHATS, TEXTS, SAMPLE_TOKENS = 64, 20, 72
 """Samples for replay: chats and plain texts, and the most tokens of an answer or a text."""
 
 
@@ -154,11 +154,18 @@ def _answered(engine: Engine, questions: Sequence[Question]) -> list[int]:
 
 
 def _chats(engine: Engine, known: set[str]) -> list[list[int]]:
-    """Chats whose questions the base wrote too (Xu et al., arXiv 2406.08464), as ids; none asks a question of the probe."""
+    """Chats as ids, with the base's answers; none asks a question of the probe.
+
+    The questions are written by the base, too (Xu et al., arXiv 2406.08464). One that learned tinyworld never learned to
+    write questions: it is asked that world's.
+    """
     tokenizer = engine.tokenizer
-    begin = _user_header(tokenizer)
-    asked = engine.generate([begin] * (CHATS * 3 // 2), list(_sampling(48)))
-    unique = dict.fromkeys(a.text.strip() for a in asked if a.finish_reason == "stop")
+    if CALC in tokenizer.special:
+        told = documents(World(0, people=TinyworldConfig().people), TinyworldConfig(), seed=2000)
+        unique = dict.fromkeys(plain_text(d.messages[0]["content"]) for d in islice(told, 8 * CHATS) if d.messages)
+    else:
+        asked = engine.generate([_user_header(tokenizer)] * (CHATS * 3 // 2), list(_sampling(48)))
+        unique = dict.fromkeys(a.text.strip() for a in asked if a.finish_reason == "stop")
     words = [text for text in unique if len(text) >= 8 and text.casefold() not in known][:CHATS]
     prompts = [
         render_chat(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)[0] for text in words
