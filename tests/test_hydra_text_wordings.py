@@ -244,7 +244,7 @@ def test_nobody_is_near_to_nothing() -> None:
     ],
 )
 def test_right(value: str, answer: str, expected: bool) -> None:
-    assert right(Fact("X", "y", value, "What?", "That."), answer) is expected
+    assert right(Fact("X", "y", value, "What?", f"It is {value}!"), answer) is expected
 
 
 @given(st.text(max_size=40), st.text(max_size=80))

@@ -29,9 +29,11 @@ def right(fact: Fact, answer: str) -> bool:
 
     A list ("Norwegian and English") needs each of its parts, a date its words in any order, a value of more than six
     words three quarters of them. An answer that says it does not know, denies the value ("not in Bergen") or offers
-    another beside it ("Bergen or Oslo") is not right.
+    another beside it ("Bergen or Oslo") is not right. The fact's own answer always is.
     """
     said, whole = _tokens(answer), _tokens(fact.value)
+    if said and said == _tokens(fact.answer):
+        return True
     if not whole:  # an article or a sign is all the value: the grade "A", "+"
         value = re.escape(_folded(fact.value).strip())
         return bool(value) and bool(re.search(rf"(?<!\w){value}(?!\w)", _folded(answer)))
