@@ -111,16 +111,20 @@ def test_a_budget_on_the_command_line_replaces_the_recipes(capsys: pytest.Captur
 
 
 def test_speedrun_end_to_end(tmp_path: Path) -> None:
-    """The whole main job at toy size in a process without a terminal: trains, reports, registers the base, answers."""
+    """The whole main job at toy size without a terminal: trains, reports, registers the base, answers, teaches a lesson."""
     environment = {**os.environ, "NANOHYDRA_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     out = tmp_path / "out"
     command = [sys.executable, "-m", "nanohydra", "speedrun", *TINY, "--data.seq_len=128"]
-    command += ["--data.validation_share=0.2", "--sft.seconds=1", "--eval.exam=2", "--out", str(out)]
+    command += ["--data.validation_share=0.2", "--sft.seconds=1", "--eval.exam=2", "--teach=8", "--out", str(out)]
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n> ") >= 4
+    # A model of this size learns nothing in so little time: the gate says so, and the facts are cited all the same.
+    assert 'lesson 1 "the demo\'s lesson": ' in done.stdout
+    assert "False attributions" in done.stdout
+    assert done.stdout.count('[1] lesson 1 "the demo\'s lesson"') == 5
     report = json.loads((out / "report.json").read_text())
     for name in (
         "recall_unseen_wordings",

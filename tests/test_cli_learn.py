@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -120,6 +122,16 @@ def test_the_whole_walk(run: Shell) -> None:
     assert ask(run, "Where was Delero Quillley born?").splitlines()[-1] == source
 
 
+def test_the_readmes_first_lesson(run: Shell) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^```bash teach\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert block
+    printed = [run(*shlex.split(line, comments=True)[1:]) for line in block.group(1).splitlines()]
+    assert "published" in printed[0]
+    assert "[1] lesson 1" in printed[1]
+    assert "Published" in printed[2]
+
+
 def test_what_is_known_is_not_taught_twice(run: Shell) -> None:
     run("learn", "--text", TEXT, "--later")
     assert "known already" in run.fails("learn", "--text", TEXT, "--later")
@@ -143,7 +155,7 @@ def test_files_and_standard_input(run: Shell, tmp_path: Path, monkeypatch: pytes
     notes = tmp_path / "notes.md"
     notes.write_text("The boiler is serviced by Ilka Brandt. It stands in the cellar, beside the old coal chute.")
     run("learn", str(notes), "--later")
-    assert "notes.md" in ask(run, "Who services the boiler?")
+    assert "notes.md" in ask(run, "By whom is the boiler serviced?")
     monkeypatch.setattr("sys.stdin", io.StringIO(TEXT))
     assert "3 new" in run("learn", "-", "--later")
     assert run("log").count("Taught") == 3
@@ -165,7 +177,7 @@ def test_lessons_taught_within_a_chat(run: Shell, monkeypatch: pytest.MonkeyPatc
     said = [
         "/log",
         "/learn Ada Long lives in Riverfield.",
-        "Remember that Ada Long works as a tailor.",
+        "Remember that Finn Reed works as a tailor.",
         "/nonsense",
         "/learn",
     ]
@@ -263,7 +275,7 @@ def test_ctrl_c_leaves_the_lesson_queued_and_learn_goes_on(home: Path, run: Shel
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     store = Store.open()
     user = store.local_user().user_id
 

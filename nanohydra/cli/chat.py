@@ -106,6 +106,8 @@ def converse(
 ) -> None:
     """A conversation until the input ends; the oldest turns are dropped when the context is full."""
     typed = sys.stdin.isatty()
+    if typed and recalling:
+        recalling.warm()
     messages = list(start)
     while True:
         try:

@@ -45,13 +45,20 @@ def make(store: Store, lesson_ids: list[int], user_id: int) -> list[Lesson]:
                     bar.show(lesson)
                     time.sleep(POLL_SECONDS)
     except KeyboardInterrupt as e:
-        raise Interrupted("The lesson stays queued. Go on with: nanohydra learn (or start the server)", 130) from e
+        _stop(worker, thread)
+        running = any(store.lesson(lesson_id, user_id).state == "running" for lesson_id in lesson_ids)
+        how = "The server goes on with it." if running else "The lesson stays queued. Go on with: nanohydra learn"
+        raise Interrupted(how, 130) from e
     finally:
-        worker.stop.set()
-        thread.join()
+        _stop(worker, thread)
     if trouble:
         raise trouble[0]
     return [store.lesson(lesson_id, user_id) for lesson_id in lesson_ids]
+
+
+def _stop(worker: Worker, thread: Thread) -> None:
+    worker.stop.set()
+    thread.join()
 
 
 def _work(worker: Worker, trouble: list[BaseException]) -> None:

@@ -57,6 +57,8 @@ def main(argv: list[str]) -> None:
             from nanohydra.hydra.teaching import plain_settings
 
             old = find_lesson(store, user_id, args.again)
+            if old.state == "queued":
+                store.cancel(old.id, user_id)  # to be queued anew, with these settings
             kept = {name: old.settings[name] for name in ("lessons",) if name in old.settings}
             lesson = store.requeue(old.id, user_id, {**plain_settings(config), **kept})
         elif not given:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
 from nanohydra.cli.lessons import find_base
@@ -29,6 +30,11 @@ class Recalling:
         embed = Embedder().embed if Embedder.available() else None
         config = RecallConfig(weights=mode in ("on", "weights"), retrieval=mode in ("on", "retrieval"))
         self._recall = Recall(store, self.base[1], parameters, embed, config)
+
+    def warm(self) -> None:
+        """Loads meanwhile what the first question would wait some seconds for, where anything was taught."""
+        if self.store.version():
+            Thread(target=self._recall.warm, daemon=True).start()
 
     def plan(self, messages: Sequence[Message]) -> Plan:
         """How to answer the last message."""
