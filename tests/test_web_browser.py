@@ -1,120 +1,31 @@
-"""The web app in a browser: every page, chats that stream, stop, survive a reload and branch, two users, no way out.
-
-One headless Chromium (Debian's `chromium`) and one server for all tests. The server is the real one over a real store; only
-the engine's words are told beforehand (web_server.py).
-"""
+"""The web app in a browser: every page, chats that stream, stop, survive a reload and branch, two users, no way out."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from web_toy import line, make_run
+from web_browser import DESK, STOP, Browser, Site, Visit, chromium, expect, running, sign_in, visit, waiting
+from web_toy import line
 
-CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("no chromium on this machine: apt-get install chromium", allow_module_level=True)
-pytest.importorskip("nicegui", reason="the web app needs nicegui: pip install 'nanohydra[serve]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need: pip install playwright")
-from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
-
-expect.set_options(timeout=45_000)  # milliseconds; as long as a busy machine may take
-
-PAGES = ("/", "/runs", "/runs/toy", "/compare?run=toy&run=lab/runs/wide/seed-0", "/models", "/settings", "/login")
-DESK: Any = {"width": 1280, "height": 800}
-SEND, STOP = "button[aria-label='Send']", "[data-stop]"
-
-
-@dataclass
-class Site:
-    """The server under test."""
-
-    url: str
-    home: Path
-    tokens: dict[str, str]
-    pid: int
+PAGES = (
+    *("/", "/teach", "/memory", "/forgetting", "/runs", "/runs/toy", "/compare?run=toy&run=lab/runs/wide/seed-0"),
+    *("/models", "/settings", "/login"),
+)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    home = tmp_path_factory.mktemp("home")
-    make_run(home / "runs" / "toy")
-    make_run(home / "runs" / "lab" / "runs" / "wide" / "seed-0", lr=0.2)
-    make_run(home / "runs" / "live", steps=10, finished=False)
-    base = home / "bases" / "tiny"
-    base.mkdir(parents=True)
-    (base / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64}')
-    (base / "source.json").write_text('{"source": "org/tiny", "license": "mit"}')
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, str(Path(__file__).with_name("web_server.py")), str(port), str(home)]
-    server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "NANOHYDRA_HOME": str(home)}
-    )
-    try:
-        assert server.stdout is not None
-        tokens = json.loads(server.stdout.readline() or '"the server did not start"')
-        yield Site(f"http://127.0.0.1:{port}", home, tokens, server.pid)
-    finally:
-        server.kill()
-        server.wait()
+    with running(tmp_path_factory.mktemp("home")) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
-        # Every name but loopback's is unknown: what wants to leave the machine fails, and is seen by the test below.
-        rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        arguments = ["--no-sandbox", "--disable-gpu", "--in-process-gpu", "--disable-dev-shm-usage", rules]
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-
-
-@dataclass
-class Visit:
-    """A page with what went wrong on it and what it asked for."""
-
-    page: Page
-    site: Site
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def go(self, path: str) -> Page:
-        self.page.goto(self.site.url + path)
-        self.page.wait_for_function("window.did_handshake")
-        return self.page
-
-    def ask(self, text: str) -> None:
-        self.page.fill("[data-composer]", text)
-        self.page.press("[data-composer]", "Enter")
-        expect(self.page.locator(".turn.user").last).to_contain_text(text)
-
-    def answer(self) -> Any:
-        """The last answer, once it is finished."""
-        expect(self.page.locator(SEND)).to_be_visible()
-        return self.page.locator(".turn.assistant").last
-
-
-def visit(context: BrowserContext, site: Site) -> Visit:
-    """A watched page."""
-    made = Visit(context.new_page(), site)
-    made.page.set_default_timeout(45_000)
-    made.page.on("console", lambda m: made.errors.append(m.text) if m.type in ("error", "warning") else None)
-    made.page.on("pageerror", lambda e: made.errors.append(str(e)))
-    made.page.on("request", lambda r: made.requests.append(r.url))
-    made.page.on("websocket", lambda w: made.requests.append(w.url))
-    return made
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +73,6 @@ def test_every_page_is_whole_on_a_desk_and_on_a_phone(tab: Visit, path: str) -> 
         expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.get_by_role("navigation", name="Pages")).to_be_hidden()
-
-
-def waiting() -> float:
-    """How many times longer than its own work a process takes here now: 1 on an idle machine."""
-    wall, own = time.perf_counter(), time.process_time()
-    while time.process_time() - own < 0.1:
-        pass
-    return (time.perf_counter() - wall) / 0.1
 
 
 def test_the_first_paint_comes_soon(tab: Visit) -> None:
@@ -398,16 +301,6 @@ def test_all_can_be_done_by_keys(tab: Visit) -> None:
 
 
 # -- users ------------------------------------------------------------------------------------------------------------
-
-
-def sign_in(browser: Browser, site: Site, name: str) -> Visit:
-    """A browser of a user's own."""
-    made = visit(browser.new_context(), site)
-    made.page.goto(site.url + "/login?to=/settings")
-    made.page.get_by_label("Token").fill(site.tokens[name])
-    made.page.get_by_role("button", name="Sign in").click()
-    expect(made.page).to_have_url(site.url + "/settings")
-    return made
 
 
 def test_two_users_at_once_see_only_their_own(browser: Browser, site: Site) -> None:

@@ -128,7 +128,7 @@ def main() -> None:
         step += 1
         progress = {"stage": "train", "step": min(step, 90), "of": 100, "seconds_left": 90.0, "detail": ""}
         print(json.dumps(progress), flush=True)
-        time.sleep(0.05)
+        time.sleep(0.2)
     facts = tuple(map(Fact.from_data, job["material"]["facts"]))
     earlier = {one["lesson"]: (one["name"], 8) for one in job["earlier"]}
     made = receipt(facts, earlier, right=1 if "hard" in job["material"]["name"] else 4)

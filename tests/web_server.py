@@ -117,7 +117,7 @@ def main() -> None:
     for name in ("ada", "ben"):
         user = store.create_user(name, ["chat", "teach"])
         tokens[name] = store.create_token(user.id, "browser", ["chat", "teach"])
-    worker = Worker(store, WorkerConfig(poll_seconds=0.1, niceness=0), (sys.executable, str(LESSONS)))
+    worker = Worker(store, WorkerConfig(poll_seconds=0.3, niceness=0), (sys.executable, str(LESSONS)))
     Thread(target=worker.run, daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
 
