@@ -13,7 +13,8 @@ from nanohydra.hydra.receipt import Check, EarlierResult, FactResult, Measures
 def judge(
     measures: Measures, earlier: Sequence[EarlierResult], gate: Gate, forgotten: Sequence[FactResult] = ()
 ) -> tuple[Check, ...]:
-    """One check a threshold; the lesson is published where all pass. What was not measured fails."""
+    """One check a threshold; the lesson is published where all pass. What was not measured fails, unless there was nothing to
+    ask: no general question that the base answers, no name that a stranger could have."""
     recall, general = _value(measures.recall.routed), _value(measures.general.routed)
     false, forced = _value(measures.false_attributions.routed), _value(measures.drift.forced)
     routed = _value(measures.drift.routed)
@@ -29,14 +30,14 @@ def judge(
             "general routed",
             _known(general),
             gate.general,
-            general >= gate.general,
+            general >= gate.general or _nothing(measures.general.routed),
             f"{_share(general)} of what the base answers rightly is still answered so, and {gate.general:.0%} are needed",
         ),
         Check(
             "false_attributions routed",
             _known(false),
             gate.false_attributions,
-            false <= gate.false_attributions,
+            false <= gate.false_attributions or _nothing(measures.false_attributions.routed),
             f"{_share(false)} of strangers are given a taught value, and at most {gate.false_attributions:.0%} may be",
         ),
         Check(
@@ -84,6 +85,10 @@ def reason(checks: Sequence[Check]) -> str:
 def _value(estimate: Estimate | None) -> float:
     """NaN where nothing was measured: every comparison with it is false, so the check fails."""
     return math.nan if estimate is None else estimate.value
+
+
+def _nothing(estimate: Estimate | None) -> bool:
+    return estimate is not None and estimate.n == 0
 
 
 def _known(value: float) -> float | None:
