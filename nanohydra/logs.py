@@ -45,6 +45,7 @@ def set_up(stream: TextIO | None = None) -> None:
     """Sends every log to `stream` (default: stderr)."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.setLevel(logging.INFO)  # some libraries set their own loggers to DEBUG
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
