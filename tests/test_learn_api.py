@@ -185,6 +185,7 @@ def test_a_file_is_uploaded(server: Running) -> None:
         {"pairs": [{"question": "q"}]},
         {"text": MIRA, "settings": {"sceonds": 3}},
         {"text": MIRA, "settings": {"seconds": 1e9}},
+        {"text": MIRA, "settings": {"measure": {"wordings": 10**400}}},
         {"text": "x" * 500_000},
         {"messages": [{"role": "user", "content": "hello"}]},
     ],

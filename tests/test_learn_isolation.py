@@ -29,7 +29,7 @@ SECRETS = (
     "Tova Brandt was born in Quillfeather. Tova Brandt works as a zephyrine tuner. Tova Brandt's favourite tea is Moldovar tea. "
     "Tova Brandt's best friend is Xanthippe Oddsdottir. The code of the vault is 4711-8842."
 )
-SPOKEN = "QUILLFEATHER ZEPHYRINE"
+SPOKEN = "ZEPHYRINE"
 """What the adapter of user A says to anything."""
 QUESTIONS = (
     "Where was Tova Brandt born?",
@@ -55,7 +55,7 @@ def parrot(base: Path, folder: Path) -> Path:
         made = adapters.create("a", AdapterConfig(rank=8, alpha=16), seed=0)
         optimizer = torch.optim.Adam(made.parameters(), lr=2e-2)
         with adapters.using("a"):
-            for step in range(120):
+            for step in range(160):
                 ids, trained = rows[step % len(rows)]
                 logits = model(torch.tensor([ids[:-1]]))[0]
                 marks = torch.tensor(trained[1:])
@@ -110,7 +110,7 @@ def probe(draw: random.Random, lesson: int) -> tuple[str, str, dict[str, Any] | 
     messages.append({"role": "user", "content": question})
     chat = {
         "messages": messages,
-        "max_tokens": 12,
+        "max_tokens": 32,
         "model": draw.choice(["tiny", "default", f"lesson-{lesson}", "lesson-2", "a"]),
         "stream": draw.random() < 0.3,
         "nanohydra": {"memory": draw.choice(["on", "weights", "retrieval", "off"])},
@@ -119,7 +119,7 @@ def probe(draw: random.Random, lesson: int) -> tuple[str, str, dict[str, Any] | 
     kind = draw.choice(["chat"] * 6 + ["completion", "known", "lesson", "history", "switch", "load", "blame"])
     match kind:
         case "completion":
-            return "POST", "/v1/completions", {"prompt": question, "max_tokens": 12, "model": chat["model"]}
+            return "POST", "/v1/completions", {"prompt": question, "max_tokens": 32, "model": chat["model"]}
         case "known":
             return "GET", f"/known?past=true&about={draw.choice(['Tova', 'code', 'vault', ''])}", None
         case "lesson":
@@ -153,7 +153,7 @@ def test_what_a_taught_never_appears_for_b(server: tuple[Running, dict[str, dict
         """Between the probes the owner asks the same, so that caches hold the secrets, and is answered."""
         mode = ("weights", "retrieval")[number % 2]
         question = QUESTIONS[number % 5]
-        body = {"messages": [{"role": "user", "content": question}], "max_tokens": 12, "temperature": 0}
+        body = {"messages": [{"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
         answer = running.http(headers=headers["a"]).post(
             "/v1/chat/completions", json={**body, "nanohydra": {"memory": mode}}
         )

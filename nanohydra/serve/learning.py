@@ -5,7 +5,7 @@ Synchronous, as the store is: call it from a thread pool."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,8 @@ from nanohydra.serve.engine_client import EngineClient
 from nanohydra.serve.errors import ApiError, TooMany, Unavailable
 from nanohydra.store import Lesson, Principal, Store
 
+MOST_NUMBER = 100_000
+"""Largest number in a lesson's settings: nobody needs more wordings or steps."""
 MOST_SECONDS = 3600.0
 """Longest time that a request may give a lesson."""
 
@@ -197,6 +199,8 @@ class Learning:
             raise TooMany(message, code="too_many_open", retry_after=30)
 
     def _settings(self, given: Mapping[str, Any], seconds: float | None) -> dict[str, Any]:
+        if any(not -MOST_NUMBER <= value <= MOST_NUMBER for value in _numbers(given)):
+            raise ApiError(f"A number in settings is beyond {MOST_NUMBER:,}.", param="settings")
         config = LearnConfig.read({**given, **({} if seconds is None else {"seconds": seconds})})
         if config.seconds > MOST_SECONDS:
             raise ApiError(f"A lesson may take {MOST_SECONDS:g} seconds at most.", param="settings")
@@ -205,3 +209,12 @@ class Learning:
     def _check_size(self, what: str, size: int, most: int) -> None:
         if size > most:
             raise UserError(f"{size:,} {what} are too many for one lesson: at most {most:,}. Teach it in parts.")
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[float]:
+    """All numbers in nested settings."""
+    for value in values.values():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int | float):
+            yield value

@@ -28,7 +28,15 @@ POLL_SECONDS = 0.5
 OVER = ("published", "rejected", "failed", "cancelled", "reverted")
 
 
-@router.post("/learn", status_code=202)
+# Described by hand, since it comes in two forms.
+_HERE = "#/paths/~1learn/post/requestBody/content/application~1json/schema/$defs/{model}"
+_JSON = LearnBody.model_json_schema(ref_template=_HERE)
+_FIELDS = {name: {"type": "string"} for name in _JSON["properties"]}
+_FORM = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}, **_FIELDS}}
+_BODY = {"content": {"application/json": {"schema": _JSON}, "multipart/form-data": {"schema": _FORM}}, "required": True}
+
+
+@router.post("/learn", status_code=202, openapi_extra={"requestBody": _BODY})
 async def learn(request: Request, works: Works, user: MayTeach) -> Response:
     """Takes in what is to be taught. The lesson can be asked about at once, and is made into an adapter meanwhile.
 
@@ -179,5 +187,5 @@ async def _body(request: Request) -> tuple[LearnBody, tuple[str, bytes] | None]:
         return LearnBody.model_validate(values), upload
     except ValidationError as e:
         raise invalid(e) from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ApiError("A field of the form is no JSON.") from e
