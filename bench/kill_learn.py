@@ -6,7 +6,7 @@ Lessons come over HTTP with an Idempotency-Key each, sent again until they are a
 killed with SIGKILL: the API, the worker, the child, and the worker in the very moment in which it publishes. What is down is
 started again (the API by this program, as systemd would; the rest by what was under test). At the end every lesson must be
 published, once and whole, or say why not. The answers' engine has no part in it and is a stand-in. By default so is what happens
-inside the child: it writes an adapter of some megabytes, piece by piece, in about a second; with --real it teaches a tiny base.
+inside the child: it writes an adapter of some megabytes, piece by piece, in about a second; with --real BASE it teaches a base.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LEASE = 2.0
 # -- the processes under test -----------------------------------------------------------------------------------------
 
 
-def api(home: Path, port: int, real: bool) -> None:
+def api(home: Path, port: int, real: Path | None) -> None:
     """The server, with its own teacher; only the engine is another."""
     from nanohydra.infer.config import EngineConfig
     from nanohydra.serve import run
@@ -58,11 +58,11 @@ def api(home: Path, port: int, real: bool) -> None:
     config = ServeConfig(base=base, port=port, token=TOKEN, web=False, teach_max_open=1000, teach_hour=None)
     command = (sys.executable, str(TESTS / "serve_fake.py"))
     engine = EngineClient(Start(base, False, EngineConfig()), command=command, delay=0.1)
-    role = [sys.executable, __file__, "--role", "worker", "--home", str(home), *(["--real"] if real else [])]
+    role = [sys.executable, __file__, "--role", "worker", "--home", str(home), *(["--real", str(real)] if real else [])]
     run.serve(config, print, create_app(config, engine, Teacher(config, command=role, delay=0.1)))
 
 
-def worker(home: Path, real: bool) -> None:
+def worker(home: Path, real: Path | None) -> None:
     """The worker as the server starts it, with a short lease."""
     config = WorkerConfig(lease_seconds=LEASE, poll_seconds=0.05, threads=1, niceness=0)
     child = (sys.executable, __file__, "--role", "child", "--home", str(home))
@@ -109,7 +109,7 @@ class Siege:
     """A server in a folder of its own, its lessons, and what was done to it."""
 
     home: Path
-    real: bool
+    real: Path | None
     draw: random.Random
     pause: float
     port: int = 0
@@ -129,7 +129,9 @@ class Siege:
         if self.process is None or self.process.poll() is not None:
             role = [sys.executable, __file__, "--role", "api", "--home", str(self.home), "--port", str(self.port)]
             with (self.home / "api.log").open("ab") as log:
-                self.process = subprocess.Popen(role + ["--real"] * self.real, stdout=log, stderr=log)
+                self.process = subprocess.Popen(
+                    role + (["--real", str(self.real)] if self.real else []), stdout=log, stderr=log
+                )
 
     def teach(self) -> None:
         """Sends a new lesson, again and again with the same key until somebody answers."""
@@ -269,17 +271,14 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def tiny_base(folder: Path, real: bool) -> None:
-    """A base with random weights; without --real its tokenizer will do."""
+def bring_base(folder: Path, real: Path | None) -> None:
+    """The base; where nothing is taught for real its tokenizer will do."""
     from nanohydra.data.tokenizer import Tokenizer
 
-    words = ["the quick brown fox jumps over the lazy dog. Where was Mira born?"] * 3
-    if not real:
-        Tokenizer.train(words, 320).save(folder)
+    if real is not None:
+        shutil.copytree(real, folder)
         return
-    from serving import random_base
-
-    random_base(folder, context=512)
+    Tokenizer.train(["the quick brown fox jumps over the lazy dog. Where was Mira born?"] * 3, 320).save(folder)
 
 
 def siege(args: argparse.Namespace) -> dict[str, Any]:
@@ -289,7 +288,7 @@ def siege(args: argparse.Namespace) -> dict[str, Any]:
     home = Path(tempfile.mkdtemp(prefix="kill-learn-"))
     began = time.monotonic()
     try:
-        tiny_base(home / "bases" / "tiny", args.real)
+        bring_base(home / "bases" / "tiny", args.real)
         under = Siege(home, args.real, draw, args.pause)
         try:
             while under.kills.total() < args.kills and time.monotonic() - began < args.minutes * 60:
@@ -306,7 +305,7 @@ def siege(args: argparse.Namespace) -> dict[str, Any]:
             under.store.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    what = "teaching a tiny base" if args.real else "a stand-in that writes 4 MB"
+    what = "teaching a base for real" if args.real else "a stand-in that writes 4 MB"
     kills = {"kills": under.kills.total(), "by": dict(sorted(under.kills.items()))}
     return {**kills, **found, "child": what, "seed": seed, "seconds": round(time.monotonic() - began)}
 
@@ -316,7 +315,7 @@ def main() -> int:
     p.add_argument("--kills", type=int, default=100)
     p.add_argument("--minutes", type=float, default=30, help="stop killing after this long")
     p.add_argument("--pause", type=float, default=0.7, help="mean seconds that a process is left to live")
-    p.add_argument("--real", action="store_true", help="teach a tiny base for real")
+    p.add_argument("--real", type=Path, default=None, metavar="BASE", help="teach this base for real, in a hurry")
     p.add_argument("--seed", type=int, default=None, help="of the moments (default: new ones each time)")
     p.add_argument("--out", type=Path, default=None, help="write a JSON report here")
     p.add_argument("--role", choices=("api", "worker", "child"), help=argparse.SUPPRESS)

@@ -16,6 +16,7 @@ from serve_tiny import tiny_base
 
 from nanohydra.agent import embedding
 from nanohydra.errors import UserError
+from nanohydra.hydra.lesson_process import make
 from nanohydra.infer.config import EngineConfig, SamplingParams
 from nanohydra.jobs.bases import open_engine
 from nanohydra.model.hub import load_base, save_base
@@ -48,7 +49,11 @@ def draft(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_answers_with_a_draft_are_those_without(base: Path, draft: Path, tmp_path: Path) -> None:
     alone = open_engine(str(base), config=ENGINE)
     bodies = [
-        {"prompt": f"the fox {i}", "max_tokens": 16, **({"temperature": 1.0, "seed": i} if i % 2 else {"temperature": 0})}
+        {
+            "prompt": f"the fox {i}",
+            "max_tokens": 16,
+            **({"temperature": 1.0, "seed": i} if i % 2 else {"temperature": 0}),
+        }
         for i in range(8)
     ]
     expected = [
@@ -111,3 +116,12 @@ def test_without_the_embedder_texts_are_refused(monkeypatch: pytest.MonkeyPatch)
     texts.answer(command)
     again = commands.get(timeout=20)
     assert texts.answer(again) == [protocol.Failed("r1", "invalid", embedding.MISSING)]
+
+
+def test_a_lesson_whose_base_is_gone_or_another_fails_with_a_clear_line(base: Path, tmp_path: Path) -> None:
+    job = {"kind": "lesson", "base": {"name": str(tmp_path / "gone"), "id": "0" * 64}}
+    with pytest.raises(UserError, match="no base"):
+        make(job, tmp_path, lambda progress: True)
+    job["base"] = {"name": str(base), "id": "0" * 64}
+    with pytest.raises(UserError, match="another one now"):
+        make(job, tmp_path, lambda progress: True)
