@@ -30,6 +30,7 @@ from nanohydra.hydra.material import Fact, Material
 from nanohydra.hydra.recall import Recall
 from nanohydra.hydra.wordings import right
 from nanohydra.infer.config import EngineConfig, SamplingParams
+from nanohydra.infer.engine import Engine
 from nanohydra.jobs.bases import open_engine
 from nanohydra.model.hub import base_id, find_base
 from nanohydra.store import Store
@@ -103,30 +104,32 @@ def as_served(base: str, lessons: Sequence[tuple[Material, Exam, str | None]]) -
                 names[f"lesson-{n}"] = engine.adapters.load(adapter)
         recall = Recall(store, id, engine.model.config.parameters(), Embedder().embed if Embedder.available() else None)
         found: dict[str, dict[str, Any]] = {}
+        given: dict[tuple[str, str | None], str] = {}
         for mode, (weights, retrieval) in MODES.items():
             for material, exam, _ in lessons:
                 plans = [
                     recall.plan([{"role": "user", "content": q}], 1, weights=weights, retrieval=retrieval)
                     for _, q in exam
                 ]
-                asked = [i for i, plan in enumerate(plans) if plan.quote is None]
-                prompts = [
-                    render_chat(
-                        engine.tokenizer, [{"role": "user", "content": exam[i][1]}], add_generation_prompt=True
-                    )[0]
-                    for i in asked
-                ]
-                who = [names.get(plans[i].adapter or "") for i in asked]
-                answers = engine.generate(prompts, SamplingParams(max_tokens=32), who)
-                texts = {i: plan.quote or "" for i, plan in enumerate(plans)}
-                texts |= {i: answer.text for i, answer in zip(asked, answers)}
-                rights = sum(right(fact, texts[i]) for i, (fact, _) in enumerate(exam))
-                routed = sum(plan.mode != "base" for plan in plans)
+                who = [names.get(plan.adapter or "") for plan in plans]
+                wanted = {(q, a) for (_, q), a, plan in zip(exam, who, plans) if plan.quote is None} - given.keys()
+                given |= answered(engine, sorted(wanted, key=str))
+                texts = [plan.quote or given[q, a] for (_, q), a, plan in zip(exam, who, plans)]
+                rights = sum(right(fact, text) for (fact, _), text in zip(exam, texts))
                 found.setdefault(material.name, {})[mode] = {
                     **wilson(rights, len(exam)).to_dict(),
-                    "answered_from_lessons": routed / len(exam),
+                    "answered_from_lessons": sum(plan.mode != "base" for plan in plans) / len(exam),
                 }
     return found
+
+
+def answered(engine: Engine, asked: Sequence[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+    """The answers to (question, adapter)."""
+    prompts = [
+        render_chat(engine.tokenizer, [{"role": "user", "content": q}], add_generation_prompt=True)[0] for q, _ in asked
+    ]
+    answers = engine.generate(prompts, SamplingParams(max_tokens=24), [adapter for _, adapter in asked])
+    return {key: answer.text for key, answer in zip(asked, answers, strict=True)}
 
 
 def one_lesson(base: str, material: Material, exam: Exam, config: LearnConfig, folder: Path) -> dict[str, Any]:

@@ -103,13 +103,13 @@ class LessonTraining:
     row_tokens: int = 256
     """Tokens in a row."""
 
-    wordings: int = 12
+    wordings: int = 20
     """Training chats of each fact, in different wordings."""
 
-    replay_share: float = 0.3
+    replay_share: float = 0.25
     """Share of the rows that are the base's own samples."""
 
-    contrast: float = 0.5
+    contrast: float = 0.25
     """Chats about strangers (near-miss and unseen names), for each chat about a fact."""
 
     kl_weight: float = 1.0

@@ -113,9 +113,9 @@ class Clock:
 def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTraining:
     """The settings with the defaults for a base of this size and so many facts in the place of None (found by the sweeps of
     docs/log.md)."""
-    defaults: dict[str, Any] = {"lr": 2e-3, "steps": 30 + round(5.5 * facts), "batch_size": 2, "top_share": 0.5}
+    defaults: dict[str, Any] = {"lr": 1.8e-3, "steps": 30 + 6 * facts, "batch_size": 2, "top_share": 0.5}
     if parameters < SMALL:
-        defaults = {"lr": 5e-3, "steps": 120 + 4 * facts, "batch_size": 8, "top_share": 1.0}
+        defaults = {"lr": 5e-3, "steps": 180 + 4 * facts, "batch_size": 8, "top_share": 1.0}
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
 
 
