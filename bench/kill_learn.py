@@ -321,7 +321,7 @@ def main() -> int:
     p.add_argument("--role", choices=("api", "worker", "child"), help=argparse.SUPPRESS)
     p.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
-    args, rest = p.parse_known_args()
+    args, rest = p.parse_known_args()  # roles are given what the real programs are
     match args.role:
         case "api":
             api(args.home, args.port, args.real)

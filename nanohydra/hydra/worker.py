@@ -302,21 +302,23 @@ class Worker:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Works until stdin is closed or a signal comes. The database's URL may come in NANOHYDRA_DATABASE, as it may hold a
+    """Works until a signal comes. The database's URL may come in NANOHYDRA_DATABASE, as it may hold a
     password and everybody can read a command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--database", default=os.environ.get("NANOHYDRA_DATABASE"), help="URL (default: in the home folder)")
     for field in fields(WorkerConfig):
         p.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     p.add_argument("--hour", type=int, help="of the day (local time) at which lessons are consolidated and asked again")
+    p.add_argument("--until_stdin_ends", action="store_true", help="end with whoever holds the other end of stdin")
     args = vars(p.parse_args(argv))
-    hour = args.pop("hour")
+    hour, until_stdin_ends = args.pop("hour"), args.pop("until_stdin_ends")
     logs.set_up()
     store = Store.open(args.pop("database"))
     worker = Worker(store, WorkerConfig(**args))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop.set())
-    Thread(target=_stop_with_stdin, args=(worker,), daemon=True).start()
+    if until_stdin_ends:
+        Thread(target=_stop_with_stdin, args=(worker,), daemon=True).start()
     try:
         worker.run(Schedule(worker, hour).look)
     finally:

@@ -28,7 +28,7 @@ class Teacher:
     def __init__(self, config: ServeConfig, *, command: Sequence[str] = COMMAND, delay: float = 1.0) -> None:
         self.state: Literal["off", "running", "restarting"] = "off"
         self.restarts = 0
-        self._command = (*command, "--threads", str(config.teach_threads))
+        self._command = (*command, "--until_stdin_ends", "--threads", str(config.teach_threads))
         if config.teach_hour is not None:
             self._command += ("--hour", str(config.teach_hour))
         # Not an argument: the URL may hold a password, and everybody on the machine can read a command line.
