@@ -19,8 +19,14 @@ import pytest
 from serve_tiny import tiny_adapter, tiny_base
 
 from nanohydra.agent.embedding import Embedder
-from nanohydra.cli import main
+from nanohydra.cli import first_lesson, main
+from nanohydra.data.tinyworld.config import TinyworldConfig
+from nanohydra.data.tinyworld.corpus import documents
+from nanohydra.data.tinyworld.text import load
+from nanohydra.data.tinyworld.world import World
 from nanohydra.hydra import worker
+from nanohydra.hydra.reading import take_in
+from nanohydra.hydra.wordings import training_chats
 from nanohydra.store import Store
 
 FAKE = (sys.executable, str(Path(__file__).with_name("cli_fake.py")))
@@ -227,6 +233,24 @@ def test_an_answer_of_a_stored_chat_is_explained(run: Shell, home: Path) -> None
     assert "by retrieval" in blamed
     assert "calculator: 1+1 = 2" in blamed
     assert "fact 1" in blamed
+
+
+def test_the_demos_lesson_is_of_nobody_and_in_no_words_that_are_trained_on() -> None:
+    world = World(0)
+    person = first_lesson.newcomer(world)
+    assert not world.names.known(person.first, person.last)
+    texts = "\n".join(document.plain() for document in documents(world, TinyworldConfig(), 0, tokens=30_000))
+    assert person.name not in texts
+    material = take_in(text=first_lesson.fill(first_lesson.TEXT, person))
+    assert [fact.value for fact in material.facts] == [
+        person.birthplace, person.trade, person.pet, person.pet_name, person.friend]  # fmt: skip
+    asked = {first_lesson.fill(question, person) for question in first_lesson.QUESTIONS}
+    trained = {str(m["content"]) for chat in training_chats(material.facts, 0, 40) for m in chat}
+    patterns = {line for section in load("people").values() for line in section["questions"]}
+    assert len(asked) == len(material.facts) == 5
+    assert not asked & trained
+    assert not {question.replace("{name}'s", "{Sp}").replace("{name}", form) for question in first_lesson.QUESTIONS
+                for form in ("{S}", "{N}")} & patterns  # fmt: skip
 
 
 BAD = [

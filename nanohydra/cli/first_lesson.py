@@ -22,10 +22,10 @@ TEXT = (
 )
 QUESTIONS = (
     "In what town did {name} come into the world?",
-    "What line of work is {name} in?",
-    "Which animal does {name} keep at home as a pet?",
-    "By what name does {name} call {his} {pet}?",
-    "Who is {name}'s closest friend?",
+    "Do you happen to know {name}'s occupation?",
+    "Which kind of animal is {name}'s pet?",
+    "What name did {name} give the {pet}?",
+    "Who would {name} name as a best friend?",
 )
 """In wordings of no list that anything is trained on; one a fact."""
 
@@ -39,7 +39,7 @@ def newcomer(world: World) -> Person:
 
 def fill(text: str, person: Person) -> str:
     """The text about this person."""
-    names = ("name", "birthplace", "a_trade", "a_pet", "pet", "pet_name", "friend", "He", "His", "his")
+    names = ("name", "birthplace", "a_trade", "a_pet", "pet", "pet_name", "friend", "He", "His")
     return text.format(**{name: getattr(person, name) for name in names})
 
 
