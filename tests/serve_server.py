@@ -67,7 +67,7 @@ def served(
             wait_for(lambda: server.started)
             services: Services = app.state.services
             if ready:
-                wait_for(lambda: services.engine.state in ("ready", "failed"))
+                wait_for(lambda: services.engine.state in ("ready", "failed"), 600)
                 assert services.engine.state == "ready", services.engine.error
             yield Running(url, services)
         finally:
