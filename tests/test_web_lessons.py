@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 pytest.importorskip("nicegui", reason="the web app needs nicegui: pip install 'nanohydra[serve]'")
 
 import web_lessons
+from starlette.testclient import TestClient
+from web_server import ToldEngine
 
 from nanohydra.hydra import history
+from nanohydra.serve.app import create_app
+from nanohydra.serve.config import ServeConfig
 from nanohydra.serve.web.charts import Series, data_table, line_chart
 from nanohydra.serve.web.chat_turn import parts_html
 from nanohydra.serve.web.forgetting_data import forgetting_of
@@ -23,6 +27,7 @@ from nanohydra.serve.web.lesson_words import counted, duration, fact_state
 from nanohydra.serve.web.receipt_view import advice
 from nanohydra.serve.web.sources import linked
 from nanohydra.serve.web.uploads import KEPT_SECONDS, Upload, Uploads
+from nanohydra.serve.web.visitors import COOKIE
 from nanohydra.store import Store
 
 
@@ -132,6 +137,41 @@ def test_each_failed_check_has_its_advice() -> None:
     assert failed == {"recall", "earlier"}
     assert len(advice(made)) == 2
     assert advice(web_lessons.receipt(web_lessons.FACTS, {})) == []
+
+
+# -- rights -----------------------------------------------------------------------------------------------------------
+
+
+def test_pages_show_lessons_to_their_owner_with_the_right_to_teach(tmp_path: Path) -> None:
+    config = ServeConfig(base="tiny", host="0.0.0.0", database=f"sqlite:///{tmp_path / 'x.db'}", teach_worker=False)
+    app = create_app(config, ToldEngine(tmp_path))
+    store = app.state.services.store
+    users = {name: store.create_user(name, ["chat", "teach"]).id for name in ("ada", "ben")}
+    lesson = web_lessons.taught(store, users["ada"])[0]
+    tokens = {
+        "ada": store.create_token(users["ada"], "all", ["chat", "teach"]),
+        "chat": store.create_token(users["ada"], "chat", ["chat"]),
+        "ben": store.create_token(users["ben"], "all", ["chat", "teach"]),
+    }
+    with TestClient(app, client=("10.0.0.9", 5000), follow_redirects=False) as client:
+        shown = {
+            "/memory": "A correction",
+            f"/teach/{lesson.id}": "Trondheim",
+            "/forgetting": "A correction",
+            "/teach": "A correction",
+        }
+        for path, words in shown.items():
+            assert client.get(path).status_code == 303, "nobody without a token"
+            pages = {name: client.get(path, headers={"cookie": f"{COOKIE}={token}"}) for name, token in tokens.items()}
+            assert {page.status_code for page in pages.values()} == {200}
+            assert [name for name, page in pages.items() if words in page.text] == ["ada"]
+            assert "no right to teach" in pages["chat"].text
+        sent = {
+            name: client.post("/teach/file?name=..%2Fa.txt", content=b"x", headers={"cookie": f"{COOKIE}={token}"})
+            for name, token in tokens.items()
+        }
+        assert (sent["ada"].status_code, sent["chat"].status_code) == (200, 403)
+        assert client.post("/teach/file", content=b"x").status_code == 403
 
 
 # -- uploads ----------------------------------------------------------------------------------------------------------

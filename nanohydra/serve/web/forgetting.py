@@ -42,11 +42,13 @@ class ForgettingPage:
 
     async def build(self) -> None:
         """Fills the page, and keeps it up to date."""
+        if self.visitor.refused("teach"):
+            return
         self.measured = el("div", "stack")
         self.trials = TrialsView(self.visitor)
         await self._look()
         await self.trials.show()
-        self.visitor.watch(LOOK_SECONDS, self._look)
+        self.visitor.watch(LOOK_SECONDS, self._look, "teach")
 
     async def _look(self) -> None:
         """Shows the receipts there are, where lessons have changed since the last look."""

@@ -31,6 +31,7 @@ from nanohydra.serve.web.visitors import Visitor
 from nanohydra.store import Lesson, NotFound
 
 LOOK_SECONDS = 1.0
+NO_TEACHING = "This server does not teach: it was started with --teach=false, or its extra is not installed."
 AGAIN = (2, 5, 10)
 """Minutes that a lesson may be given when it is learned once more."""
 
@@ -91,7 +92,7 @@ class LessonPage:
         self.rest = el("div", "stack")
         self.ask = el("div")
         await self._look()
-        self.visitor.watch(LOOK_SECONDS, self._look)
+        self.visitor.watch(LOOK_SECONDS, self._look, "teach")
 
     async def _look(self) -> None:
         try:
@@ -254,9 +255,9 @@ def _stages(progress: Mapping[str, Any]) -> None:
             el("li", style, title, aria_current="step" if i == at else None)
 
 
-async def call(visitor: Visitor, name: str, *arguments: Any) -> Any:
-    """Asks the server's teaching for something, in the visitor's name."""
+async def call(visitor: Visitor, name: str, *arguments: Any, **named: Any) -> Any:
+    """Asks the server's teaching for something, in the visitor's name. UserError, ApiError."""
     learning = visitor.web.services.learning
     if learning is None:
-        raise UserError("This server does not teach: it was started with --teach=false, or its extra is not installed.")
-    return await run_in_threadpool(getattr(learning, name), visitor.principal, *arguments)
+        raise UserError(NO_TEACHING)
+    return await run_in_threadpool(getattr(learning, name), visitor.principal, *arguments, **named)

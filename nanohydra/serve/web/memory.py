@@ -69,6 +69,8 @@ class MemoryPage:
 
     async def build(self) -> None:
         """Fills the page, and keeps it up to date."""
+        if self.visitor.refused("teach"):
+            return
         with el("section", "card", aria_label="What is known"):
             el("h2", text="What is known")
             with el("div", "row last"):
@@ -91,7 +93,7 @@ class MemoryPage:
         self.timeline = el("section", "card", aria_label="History")
         self.dialogs = el("div")
         await self._look()
-        self.visitor.watch(LOOK_SECONDS, self._look)
+        self.visitor.watch(LOOK_SECONDS, self._look, "teach")
 
     async def _look(self) -> None:
         """Shows what has changed since the last look."""
@@ -113,11 +115,11 @@ class MemoryPage:
 
     async def _search(self, event: Any) -> None:
         self.about = str(event.args).strip()
-        await self.visitor.act(self._show_facts)
+        await self.visitor.act(self._show_facts, "teach")
 
     async def _with_past(self, event: Any) -> None:
         self.past = bool(event.args)
-        await self.visitor.act(self._show_facts)
+        await self.visitor.act(self._show_facts, "teach")
 
     async def _show_facts(self) -> None:
         found, newer = await run_in_threadpool(self._find)
@@ -284,7 +286,7 @@ class MemoryPage:
 
     async def _more(self) -> None:
         self.lines += LINES
-        await self.visitor.act(self._show_timeline)
+        await self.visitor.act(self._show_timeline, "teach")
 
     def _dialog(self, title: str) -> Dialog:
         self.dialogs.clear()

@@ -19,7 +19,7 @@ from nanohydra.store import ADMIN, SCOPES, Token, User
 from nanohydra.store.models import now
 
 _EXPIRES = {"": "never", "30": "in 30 days", "90": "in 90 days", "365": "in a year"}
-_MEANING = {"chat": "ask and answer", "teach": "load adapters", "admin": "users, tokens, bases"}
+_MEANING = {"chat": "ask and answer", "teach": "teach and undo, load adapters", "admin": "users, tokens, bases"}
 
 
 @ui.page("/settings", title="Settings · nanohydra", response_timeout=BUILD_SECONDS)

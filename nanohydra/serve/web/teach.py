@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from nanohydra.errors import UserError
-from nanohydra.serve.web.lesson_view import LessonPage, lesson_card
+from nanohydra.serve.web.lesson_view import NO_TEACHING, LessonPage, lesson_card
 from nanohydra.serve.web.lesson_words import OPEN
 from nanohydra.serve.web.teach_preview import Preview
 from nanohydra.serve.web.theme import BUILD_SECONDS, button, el, empty, labelled, page, sheet
@@ -55,8 +55,9 @@ async def lesson_page(request: Request, lesson_id: int) -> Response | None:
                 empty(str(e))
                 el("a", "primary", "To your lessons", href="/memory")
             return None
-        with sheet(lesson.name):
-            await LessonPage(visitor, lesson).build()
+        with sheet(lesson.name if visitor.may("teach") else "Lesson"):
+            if not visitor.refused("teach"):
+                await LessonPage(visitor, lesson).build()
     return None
 
 
@@ -80,14 +81,16 @@ class TeachPage:
 
     async def build(self) -> None:
         """Fills the page."""
-        if not self.visitor.may("teach"):
-            el("p", "finding", "Your token has no right to teach. Sign in with one that has, to add something here.")
+        if self.visitor.refused("teach"):
+            return
+        if self.visitor.web.services.learning is None:
+            el("p", "finding", NO_TEACHING)
         else:
             self._form()
             self.preview = Preview(self.visitor)
         self.under_way = el("section", "stack", aria_label="Under way")
         await self._look()
-        self.visitor.watch(LOOK_SECONDS, self._look)
+        self.visitor.watch(LOOK_SECONDS, self._look, "teach")
 
     def _form(self) -> None:
         with el("section", "card lesson-form", aria_label="What to teach", data_lesson=""):

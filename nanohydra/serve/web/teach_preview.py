@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -23,12 +24,14 @@ class Preview:
         self.box = el("div", "stack", role="region", aria_label="What was understood", aria_live="polite")
         self._found: Any = None
         self._minutes = AGAIN[0]
+        self._key = ""
 
     async def show(
         self, text: str, pairs: Sequence[tuple[str, str]], file: tuple[str, bytes] | None, name: str
     ) -> None:
         """Reads what was given, and shows what was understood. UserError where nothing was given."""
         self.box.clear()
+        self._key = secrets.token_hex(16)
         self._found = await call(self.visitor, "preview", text or None, pairs, file, name)
         material, novelty = self._found.material, self._found.novelty
         with self.box, el("section", "card", data_preview=""):
@@ -69,7 +72,8 @@ class Preview:
     async def _teach(self, event: Any) -> None:
         async def teach() -> None:
             leave_out = [str(key) for key in event.args]
-            lesson = await call(self.visitor, "submit", self._found.material, leave_out, 60.0 * self._minutes)
+            material, seconds = self._found.material, 60.0 * self._minutes
+            lesson = await call(self.visitor, "submit", material, leave_out, seconds, key=self._key)
             self.visitor.web.uploads.drop(self.visitor.user_id)
             ui.run_javascript("nanohydra.clear()")
             ui.navigate.to(f"/teach/{lesson.id}")

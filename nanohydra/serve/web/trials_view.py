@@ -40,8 +40,7 @@ class TrialsView:
             )
             for trial, shown in found:
                 self._trial(trial, shown)
-            if self.visitor.may("teach"):
-                self._form([adapter.name for adapter in adapters])
+            self._form([adapter.name for adapter in adapters])
 
     def _read(self) -> list[tuple[Trial, Mapping[str, Any]]]:
         """The trials with their verdicts, as they ended or as of now."""
@@ -62,7 +61,7 @@ class TrialsView:
                     liked = f", {votes['value']:.0%} liked" if votes["n"] else ""
                     el("dd", text=counted(votes["n"], "vote") + liked)
             el("p", text=shown["text"])
-            if not trial.ended and self.visitor.may("teach"):
+            if not trial.ended:
                 with el("div"):
                     button("End it", on_click=lambda: self._end(trial.id), aria_label=f"End {trial.name}")
 

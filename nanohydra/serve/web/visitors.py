@@ -93,14 +93,23 @@ class Visitor:
             return False
         return True
 
-    def watch(self, seconds: float, look: Callable[[], Awaitable[None]]) -> ui.timer:
+    def refused(self, scope: str) -> bool:
+        """Says on the page that a right is missing, where it is."""
+        if not self.may(scope):
+            el("p", "finding", _NO_RIGHT[scope])
+        return not self.may(scope)
+
+    def watch(self, seconds: float, look: Callable[[], Awaitable[None]], scope: str | None = None) -> ui.timer:
         """Calls `look` again and again, each time only if the visitor may still see what it shows."""
 
         async def look_if_known() -> None:
-            if await self.known():
+            if not await self.known():
+                timer.cancel()
+            elif scope is None or self.may(scope):
                 await look()
             else:
                 timer.cancel()
+                ui.navigate.reload()  # the page says what is missing
 
         timer = ui.timer(seconds, look_if_known)
         return timer
