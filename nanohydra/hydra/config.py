@@ -106,6 +106,9 @@ class LessonTraining:
     wordings: int = 20
     """Training chats of each fact, in different wordings."""
 
+    frames: int = 8
+    """Further training chats of each fact, with its question in other frames."""
+
     replay_share: float = 0.25
     """Share of the rows that are the base's own samples."""
 

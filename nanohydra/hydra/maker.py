@@ -23,6 +23,7 @@ from nanohydra.agent.calculator import CALCULATOR
 from nanohydra.agent.embedding import Embedder
 from nanohydra.data.chat import Message
 from nanohydra.hydra.config import LearnConfig, LessonTraining, Progress
+from nanohydra.hydra.frames import framed_chats
 from nanohydra.hydra.gate import judge, reason
 from nanohydra.hydra.material import Fact
 from nanohydra.hydra.measuring import Lesson, Measured, Route, measure
@@ -115,7 +116,7 @@ def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTrai
     docs/log.md)."""
     defaults: dict[str, Any] = {"lr": 1.8e-3, "steps": 30 + 6 * facts, "batch_size": 2, "top_share": 0.5}
     if parameters < SMALL:
-        defaults = {"lr": 5e-3, "steps": 180 + 4 * facts, "batch_size": 8, "top_share": 1.0}
+        defaults = {"lr": 5e-3, "steps": 120 + 6 * facts, "batch_size": 8, "top_share": 1.0}
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
 
 
@@ -154,6 +155,7 @@ class Maker:
         """
         settings, seed = self.settings, self.config.seed
         chats = training_chats(self.facts, seed, settings.wordings, aside)
+        chats += framed_chats(self.facts, settings.frames, seed, aside)
         strangers = near_misses(self.facts, round(settings.contrast * len(chats)), seed, known)
         wrong = misattributed(strangers, self.facts)
         return [*render(self.tokenizer, chats), *render(self.tokenizer, wrong, "stranger")]
