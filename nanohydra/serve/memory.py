@@ -7,6 +7,8 @@ import contextlib
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +45,10 @@ class Memory:
         self._waking: asyncio.Task[None] | None = None
         self._preparing: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._late: set[asyncio.Future[Plan]] = set()
+        # Of its own, lest plans that wait for the engine take the threads that the store needs.
+        self._pool = ThreadPoolExecutor(2, "recall")
+        self._stopped = False
 
     @staticmethod
     def available() -> bool:
@@ -58,12 +64,18 @@ class Memory:
             return None
         self._wake()
         options = {"weights": use != "retrieval", "retrieval": use != "weights"}
-        if self._meanings is not None:
-            planning = asyncio.to_thread(self._meanings.plan, messages, user.user_id, **options)
+        if self._meanings is not None and not self._late:
+            plan = partial(self._meanings.plan, messages, user.user_id, **options)
+            planning = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._pool, plan))
+            done, _ = await asyncio.wait({planning}, timeout=PLAN_SECONDS)
             try:
-                return await asyncio.wait_for(planning, PLAN_SECONDS)
-            except (TimeoutError, UserError, ApiError) as e:  # the engine starts again, or is too busy
+                if done:
+                    return planning.result()
+            except (TimeoutError, UserError, ApiError) as e:  # the engine starts again
                 log.warning("planned by words", extra={"reason": type(e).__name__})
+            else:  # much is new, or the engine is too busy: nobody waits until that is over
+                self._late.add(planning)
+                planning.add_done_callback(self._caught_up)
         return await asyncio.to_thread(words.plan, messages, user.user_id, **options)
 
     def start(self) -> None:
@@ -79,10 +91,17 @@ class Memory:
 
     async def stop(self) -> None:
         """Ends what is being loaded."""
+        self._stopped = True
         tasks = [task for task in (self._preparing, self._waking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _caught_up(self, planning: asyncio.Future[Plan]) -> None:
+        self._late.discard(planning)
+        if not planning.cancelled():
+            planning.exception()  # looked at, so that nobody complains
 
     def _by_words(self) -> Recall:
         if self._words is None:
@@ -106,7 +125,8 @@ class Memory:
             self._wake()
             if self._meanings is not None:
                 with contextlib.suppress(TimeoutError, UserError, ApiError):
-                    await asyncio.to_thread(self._meanings.memory, user_id)
+                    loop = asyncio.get_running_loop()
+                    await loop.run_in_executor(self._pool, self._meanings.memory, user_id)
 
     def _wake(self) -> None:
         if self._waking is None:
@@ -114,12 +134,14 @@ class Memory:
 
     async def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         def embed(texts: Sequence[str]) -> Vectors:
+            if self._stopped:
+                raise UserError("The server is stopping.")
             asked = asyncio.run_coroutine_threadsafe(self._engine.embed_texts(list(texts)), loop)
             return np.asarray(asked.result(EMBED_SECONDS), np.float32)
 
         meanings = self._recall(embed)
         try:
-            await asyncio.to_thread(meanings.warm)
+            await loop.run_in_executor(self._pool, meanings.warm)
         except UserError as e:  # not installed: words it is
             log.warning("no embedder", extra={"reason": str(e)})
         except (TimeoutError, ApiError) as e:  # the engine starts again, or is too busy: the next plan tries anew
