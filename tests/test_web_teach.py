@@ -120,7 +120,7 @@ def test_the_whole_story(tab: Visit, made: Any) -> None:
     expect(answer).to_contain_text("Trondheim")
     expect(answer.locator(".chip.from")).to_have_text("Learned by heart: lesson-1")
     expect(answer.locator(".chip.from")).to_have_attribute("href", first)
-    expect(answer.locator(".chip.why")).to_have_text("names mira solberg")
+    expect(answer.locator(".chip.why")).to_have_text(re.compile("names mira solberg", re.IGNORECASE))
     expect(answer.locator("[data-source='1']")).to_be_visible()
 
     # What contradicts is asked about; the newer holds, until it is reverted.
@@ -177,16 +177,14 @@ def test_memory_tells_what_is_known_and_forgets(tab: Visit, made: Any) -> None:
 
 def test_a_rejected_lesson_says_why_and_what_can_be_done(tab: Visit, made: Any) -> None:
     made()
-    teach(tab, "The North Mill was opened in 1902.", "A hard one")
+    teach(tab, "Ragna Dahl lives in Moss.", "A hard one")
     address = confirm(tab, "A hard one")
     state = tab.page.get_by_role("region", name="State")
     expect(state.locator(".badge")).to_have_text("not learned")
     expect(state).to_contain_text("25.0% of the questions about its facts are answered rightly, and 90% are needed")
     expect(tab.page.get_by_role("region", name="What can be done")).to_contain_text("Nothing is lost")
     expect(tab.page.get_by_role("row", name=re.compile("Recall"))).to_contain_text("failed")
-    expect(ask(tab, "When was the North Mill opened?").locator(".chip.from")).to_have_text(
-        "Quoted from what was taught"
-    )
+    expect(ask(tab, "Where does Ragna Dahl live?").locator(".chip.from")).to_have_text("Quoted from what was taught")
     (tab.site.home / "go").unlink()
     tab.go(address)
     tab.page.get_by_role("button", name="5 minutes").click()

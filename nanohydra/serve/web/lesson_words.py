@@ -21,7 +21,7 @@ MEANINGS = {
     "running": "The model is learning it. You may close this page: it goes on, and the receipt will be here.",
     "published": "The model knows it by heart: it passed its exam.",
     "rejected": "The exam was not passed, so the model was left as it was.",
-    "failed": "Something broke while it was being learned. The model was left as it was.",
+    "failed": "It could not be learned. The model was left as it was.",
     "cancelled": "Learning was stopped. The model was left as it was.",
     "reverted": "It was taken back: neither the model nor its memory has it any more.",
 }

@@ -36,6 +36,11 @@ class Preview:
         material, novelty = self._found.material, self._found.novelty
         with self.box, el("section", "card", data_preview=""):
             el("h2", text=f"Understood: {counted(len(material.facts), 'fact')}")
+            if not material.facts:
+                el(
+                    "p",
+                    text="No single facts are to be learned by heart. The text is kept, and quoted where a question fits it.",
+                )
             for note in material.notes:
                 el("p", "finding", note)
             if novelty.contradicting:
