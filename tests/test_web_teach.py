@@ -169,8 +169,7 @@ def test_memory_tells_what_is_known_and_forgets(tab: Visit, made: Any) -> None:
     expect(known).not_to_contain_text("born in Trondheim")
     expect(history).to_contain_text("Forgot 1 fact")
     answer = ask(tab)
-    expect(answer).to_contain_text(f"You said: {ASKED}")
-    expect(answer.locator(".chip.from")).to_have_text("The base alone")
+    expect(answer.locator(".prose")).not_to_contain_text("Trondheim")
     made()
     learned(tab, "/teach/1")
 
@@ -215,13 +214,14 @@ def test_pairs_and_files_are_taught_too(tab: Visit, tmp_path: Path) -> None:
     page.get_by_role("button", name="Look at it").click()
     expect(page.locator(".toasts")).to_contain_text("Choose a file first.")
     page.locator("input[type=file]").set_input_files(file)
+    page.get_by_label("Name of the lesson").fill("From a file")
     page.get_by_role("button", name="Look at it").click()
     new = page.get_by_role("group", name="New")
     expect(new).to_contain_text("Hamar")
     page.locator("[data-preview] summary").last.click()
     expect(page.locator("[data-preview] .passage").first).to_contain_text("notes.md")
     new.get_by_role("checkbox").first.uncheck()
-    confirm(tab, "notes")
+    confirm(tab, "From a file")
     tab.page.get_by_role("button", name="Cancel").click()
 
 
@@ -259,7 +259,7 @@ def test_forgetting_is_drawn_and_told_in_tables(tab: Visit, made: Any) -> None:
 def test_a_trial_is_fed_by_thumbs(tab: Visit) -> None:
     page = tab.go("/forgetting")
     page.get_by_label("New trial").fill("the base or a poet")
-    page.get_by_label("b", exact=True).select_option("poet")
+    page.locator(".trial-form select").nth(1).select_option("poet")
     page.get_by_role("button", name="Begin").click()
     trial = page.get_by_role("article", name="the base or a poet")
     expect(trial).to_contain_text("Not to be told yet: 0 and 0 conversations were judged")
