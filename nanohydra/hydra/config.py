@@ -112,7 +112,7 @@ class LessonTraining:
     replay_share: float = 0.25
     """Share of the rows that are the base's own samples."""
 
-    contrast: float = 0.25
+    contrast: float = 0.3
     """Chats about strangers (near-miss and unseen names), for each chat about a fact."""
 
     kl_weight: float = 1.0

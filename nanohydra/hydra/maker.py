@@ -116,7 +116,7 @@ def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTrai
     docs/log.md)."""
     defaults: dict[str, Any] = {"lr": 1.8e-3, "steps": 30 + 6 * facts, "batch_size": 2, "top_share": 0.5}
     if parameters < SMALL:
-        defaults = {"lr": 5e-3, "steps": 120 + 6 * facts, "batch_size": 8, "top_share": 1.0}
+        defaults = {"lr": 5e-3, "steps": 120 + 6 * facts, "batch_size": 8, "top_share": 0.4}
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
 
 
