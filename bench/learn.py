@@ -132,11 +132,18 @@ def answered(engine: Engine, asked: Sequence[tuple[str, str | None]]) -> dict[tu
     return {key: answer.text for key, answer in zip(asked, answers, strict=True)}
 
 
-def one_lesson(base: str, material: Material, exam: Exam, config: LearnConfig, folder: Path) -> dict[str, Any]:
-    """A lesson alone: its receipt, and its recall as served."""
-    outcome = learn(base, material, exam, (), config, folder)
-    served = as_served(base, [(material, exam, outcome.folder)])[material.name]
-    return {"receipt": outcome.receipt, "served": served}
+def one_lesson(
+    out: Results, name: str, base: str, material: Material, exam: Exam, config: LearnConfig, work: Path
+) -> None:
+    """A lesson alone: its receipt, and then its recall as served."""
+    folder = work / name.replace(", ", "-").replace(" ", "-")
+
+    def receipt() -> dict[str, Any]:
+        return {"receipt": learn(base, material, exam, (), config, folder).receipt}
+
+    done = out.once(name, receipt)
+    adapter = str(folder / "adapter") if done["receipt"]["state"] == "published" else None
+    out.once(f"{name}, served", lambda: as_served(base, [(material, exam, adapter)])[material.name])
 
 
 def summary(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -222,9 +229,9 @@ def main() -> None:
                 name = f"lesson {n}, seed {seed}"
                 names.append(name)
                 own = LearnConfig(seed=seed, seconds=args.seconds)
-                out.once(name, lambda m=material, e=exam, c=own: one_lesson(args.base, m, e, c, work / "one"))
+                one_lesson(out, name, args.base, material, exam, own, work)
         out.data.pop("lessons", None)
-        out.once("lessons", lambda: summary([out.data[name] for name in names]))
+        out.once("lessons", lambda: summary([{**out.data[n], "served": out.data[f"{n}, served"]} for n in names]))
     if "sequence" in args.part:
         sequence(args.base, lessons, config, work, out)
     if "forget" in args.part:

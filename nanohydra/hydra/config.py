@@ -103,34 +103,36 @@ class LessonTraining:
     row_tokens: int = 256
     """Tokens in a row."""
 
-    wordings: int = 20
+    wordings: int | None = None
     """Training chats of each fact, in different wordings."""
 
-    frames: int = 8
+    frames: int | None = None
     """Further training chats of each fact, with its question in other frames."""
 
-    replay_share: float = 0.25
+    replay_share: float | None = None
     """Share of the rows that are the base's own samples."""
 
-    contrast: float = 0.3
+    contrast: float | None = None
     """Chats about strangers (near-miss and unseen names), for each chat about a fact."""
 
-    kl_weight: float = 1.0
+    kl_weight: float | None = None
     """Weight of KL(base || adapter) on replayed rows."""
 
     def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
         for name in ("rank", "row_tokens", "wordings"):
-            if getattr(self, name) < 1:
-                raise UserError(f"train.{name} must be at least 1, not {getattr(self, name)}.")
-        if not 0 <= self.replay_share < 1:
-            raise UserError(f"train.replay_share must be at least 0 and below 1, not {self.replay_share}.")
-        if self.top_share is not None and not 0 < self.top_share <= 1:
-            raise UserError(f"train.top_share must be above 0 and at most 1, not {self.top_share}.")
+            if given.get(name, 1) < 1:
+                raise UserError(f"train.{name} must be at least 1, not {given[name]}.")
         for name in ("lr", "steps", "batch_size"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"train.{name} must be above 0, not {getattr(self, name)}.")
-        if self.contrast < 0 or self.kl_weight < 0:
-            raise UserError("train.contrast and train.kl_weight must not be negative.")
+            if not given.get(name, 1) > 0:
+                raise UserError(f"train.{name} must be above 0, not {given[name]}.")
+        for name in ("frames", "contrast", "kl_weight"):
+            if given.get(name, 0) < 0:
+                raise UserError(f"train.{name} must not be negative, but is {given[name]}.")
+        if not 0 <= given.get("replay_share", 0) < 1:
+            raise UserError(f"train.replay_share must be at least 0 and below 1, not {self.replay_share}.")
+        if not 0 < given.get("top_share", 1) <= 1:
+            raise UserError(f"train.top_share must be above 0 and at most 1, not {self.top_share}.")
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,11 @@ class Clock:
 def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTraining:
     """The settings with the defaults for a base of this size and so many facts in the place of None (found by the sweeps of
     docs/log.md)."""
-    defaults: dict[str, Any] = {"lr": 1.8e-3, "steps": 30 + 6 * facts, "batch_size": 2, "top_share": 0.5}
+    defaults: dict[str, Any] = {"lr": 2e-3, "steps": 30 + 7 * facts, "batch_size": 2, "top_share": 0.5}
+    defaults |= {"wordings": 16, "frames": 4, "contrast": 0.12, "replay_share": 0.2, "kl_weight": 1.5}
     if parameters < SMALL:
         defaults = {"lr": 5e-3, "steps": 120 + 6 * facts, "batch_size": 8, "top_share": 0.4}
+        defaults |= {"wordings": 20, "frames": 8, "contrast": 0.4, "replay_share": 0.3, "kl_weight": 1.0}
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
 
 
@@ -154,6 +156,9 @@ class Maker:
         Args: known: subjects that are no strangers. aside: questions never to be trained on.
         """
         settings, seed = self.settings, self.config.seed
+        assert settings.wordings is not None
+        assert settings.frames is not None
+        assert settings.contrast is not None
         chats = training_chats(self.facts, seed, settings.wordings, aside)
         chats += framed_chats(self.facts, settings.frames, seed, aside)
         strangers = near_misses(self.facts, round(settings.contrast * len(chats)), seed, known)
@@ -250,7 +255,7 @@ class Maker:
 
     def _replay(self, chats: Sequence[Rendered]) -> list[Rendered]:
         """As many of the base's samples as the share of replay asks for, in tokens beyond what all chats begin with."""
-        share, begin = self.settings.replay_share, shared_beginning([chat.ids for chat in chats])
+        share, begin = self.settings.replay_share or 0.0, shared_beginning([chat.ids for chat in chats])
         wanted = share / max(1e-9, 1 - share) * sum(len(chat.ids) - begin for chat in chats)
         order = np.random.default_rng(self.config.seed).permutation(len(self.probes.samples))
         taken: list[Rendered] = []
@@ -341,7 +346,7 @@ def retried(settings: LessonTraining, failed: Sequence[str]) -> LessonTraining:
         settings,
         steps=max(1, (settings.steps or 1) // 2),
         lr=settings.lr * (0.5 if learned else 0.8),
-        kl_weight=settings.kl_weight * (2.0 if moved else 1.0),
+        kl_weight=(settings.kl_weight or 0.0) * (2.0 if moved else 1.0),
     )
 
 

@@ -238,7 +238,7 @@ def train(
         seed=seed,
     )
     adapters.select(name)
-    objective = PrefixCache(keep_and_learn(adapters, settings.kl_weight), adapters, name)
+    objective = PrefixCache(keep_and_learn(adapters, settings.kl_weight or 0.0), adapters, name)
     try:
         trainer = Trainer(model, objective, rows, config, hooks=[Pace(ends, tell)], quiet=True)
         result = trainer.fit()
