@@ -274,7 +274,10 @@ def main() -> None:
         calibrate(embed)
         return
     prompts = general("databricks/databricks-dolly-15k", "train", 1000)
-    figures = {"errors": measure(args.seeds, prompts, embed), "errors by words alone": measure(args.seeds, prompts, None)}
+    figures = {
+        "errors": measure(args.seeds, prompts, embed),
+        "errors by words alone": measure(args.seeds, prompts, None),
+    }
     for title, table in figures.items():
         print(title)
         for kind, e in table.items():

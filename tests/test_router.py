@@ -139,7 +139,9 @@ def test_conversations() -> None:
     assert ROUTER.resolved("And where does she work?", about) == "Mira Solberg: And where does she work?"
     assert ROUTER.route("Does she speak English?", about).lesson_id == 1
     # Followed up twice, then a new topic, or somebody else, ends it.
-    assert ROUTER.route("What about her employer?", said("Who is Mira Solberg?", "And where was she born?")).fact is WORK
+    assert (
+        ROUTER.route("What about her employer?", said("Who is Mira Solberg?", "And where was she born?")).fact is WORK
+    )
     assert ROUTER.route("Where does she work?", said("Who is Mira Solberg?", "How do I boil an egg?")).lesson_id is None
     assert ROUTER.route("Where does she work?", said("Who is Mira Solberg?", "Who is Anna Berg?")).lesson_id is None
     assert ROUTER.route("Who is Anna Berg and where was she born?", about).lesson_id is None

@@ -173,7 +173,7 @@ class Texts:
             embedder, error = Embedder(), ""
             embedder.load()
         except Exception as e:  # optional: retrieval by words works without it
-            embedder, error = None, str(e) if isinstance(e, UserError) else NO_EMBEDDER  # type: ignore[assignment]
+            embedder, error = None, str(e) if isinstance(e, UserError) else NO_EMBEDDER
             log.warning("no embedder", extra=logs.described(e))
         with self._lock:
             self._embedder, self._error = embedder, error
