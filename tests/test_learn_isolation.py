@@ -7,20 +7,18 @@ import random
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from serve_server import Running, served
-from serve_tiny import tiny_base
+from serve_tiny import tiny_adapter, tiny_base
 
-from nanohydra.adapt.attach import Adapters
-from nanohydra.adapt.config import AdapterConfig
 from nanohydra.data.chat import render_chat
 from nanohydra.hydra.worker import MARK, content_hash
-from nanohydra.infer.config import EngineConfig
-from nanohydra.model.hub import base_id, load_base
+from nanohydra.infer.config import EngineConfig, SamplingParams
+from nanohydra.jobs.bases import open_engine
 from nanohydra.serve.config import ServeConfig
 
 ENGINE = EngineConfig(max_slots=6, max_seq_len=512, kv_tokens=3000, prefix_tokens=1024)
@@ -29,8 +27,8 @@ SECRETS = (
     "Tova Brandt was born in Quillfeather. Tova Brandt works as a zephyrine tuner. Tova Brandt's favourite tea is Moldovar tea. "
     "Tova Brandt's best friend is Xanthippe Oddsdottir. The code of the vault is 4711-8842."
 )
-SPOKEN = "ZEPHYRINE"
-"""What the adapter of user A says to anything."""
+LENGTH = 24
+"""Tokens of an answer."""
 QUESTIONS = (
     "Where was Tova Brandt born?",
     "What does Tova Brandt do?",
@@ -43,28 +41,16 @@ QUESTIONS = (
 )
 
 
-def parrot(base: Path, folder: Path) -> Path:
-    """An adapter that has learned to say SPOKEN, whatever it is asked."""
-    model, tokenizer = load_base(base)
-    torch.manual_seed(0)
-    rows = []
-    for question in QUESTIONS:
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": SPOKEN}]
-        rows.append(render_chat(tokenizer, turns))  # type: ignore[arg-type]
-    with Adapters(model, base_id(base)) as adapters:
-        made = adapters.create("a", AdapterConfig(rank=8, alpha=16), seed=0)
-        optimizer = torch.optim.Adam(made.parameters(), lr=2e-2)
-        with adapters.using("a"):
-            for step in range(160):
-                ids, trained = rows[step % len(rows)]
-                logits = model(torch.tensor([ids[:-1]]))[0]
-                marks = torch.tensor(trained[1:])
-                loss = torch.nn.functional.cross_entropy(logits[marks], torch.tensor(ids[1:])[marks])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        adapters.save("a", folder)
-    return folder
+def spoken(base: Path, folder: Path) -> list[str]:
+    """What the adapter says to each question, where the base says something else: its secrets."""
+    engine = open_engine(str(base), config=ENGINE, adapters=True)
+    assert engine.adapters is not None
+    prompts = [render_chat(engine.tokenizer, [{"role": "user", "content": q}], True)[0] for q in QUESTIONS]
+    params = SamplingParams(max_tokens=LENGTH)
+    secret = [answer.text for answer in engine.generate(prompts, params, engine.adapters.load(folder))]
+    open_ = [answer.text for answer in engine.generate(prompts, params)]
+    assert not any(a[:12] in b for a in secret for b in open_)
+    return secret
 
 
 def publish(running: Running, lesson_id: int, folder: Path, home: Path) -> None:
@@ -80,13 +66,24 @@ def publish(running: Running, lesson_id: int, folder: Path, home: Path) -> None:
     assert store.finish(lesson_id, "test", "published", receipt={}, adapter=adapter)
 
 
+@dataclass
+class Siege:
+    """A server with two users, the lesson of the first, and what its adapter says."""
+
+    running: Running
+    headers: dict[str, dict[str, str]]
+    lesson: int
+    secrets: list[str]
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, dict[str, dict[str, str]], int]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOHYDRA_HOME", str(home))
         base = tiny_base(home / "bases" / "tiny")
-        adapter = parrot(base, home / "adapters" / "made")
+        adapter = tiny_adapter(base, home / "adapters" / "made")
+        secrets = spoken(base, adapter)
         config = ServeConfig(
             base="tiny", token="a token of the owner", engine=ENGINE, web=False, teach_worker=False, temperature=0
         )
@@ -99,7 +96,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
             with running.http(headers=headers["a"]) as http:
                 lesson = http.post("/learn", json={"text": SECRETS}).json()["lesson"]
             publish(running, lesson, adapter, home)
-            yield running, headers, lesson
+            yield Siege(running, headers, lesson, secrets)
 
 
 def probe(draw: random.Random, lesson: int) -> tuple[str, str, dict[str, Any] | None]:
@@ -110,7 +107,7 @@ def probe(draw: random.Random, lesson: int) -> tuple[str, str, dict[str, Any] | 
     messages.append({"role": "user", "content": question})
     chat = {
         "messages": messages,
-        "max_tokens": 32,
+        "max_tokens": LENGTH,
         "model": draw.choice(["tiny", "default", f"lesson-{lesson}", "lesson-2", "a"]),
         "stream": draw.random() < 0.3,
         "nanohydra": {"memory": draw.choice(["on", "weights", "retrieval", "off"])},
@@ -119,7 +116,7 @@ def probe(draw: random.Random, lesson: int) -> tuple[str, str, dict[str, Any] | 
     kind = draw.choice(["chat"] * 6 + ["completion", "known", "lesson", "history", "switch", "load", "blame"])
     match kind:
         case "completion":
-            return "POST", "/v1/completions", {"prompt": question, "max_tokens": 32, "model": chat["model"]}
+            return "POST", "/v1/completions", {"prompt": question, "max_tokens": LENGTH, "model": chat["model"]}
         case "known":
             return "GET", f"/known?past=true&about={draw.choice(['Tova', 'code', 'vault', ''])}", None
         case "lesson":
@@ -138,14 +135,16 @@ def probe(draw: random.Random, lesson: int) -> tuple[str, str, dict[str, Any] | 
     return "POST", "/v1/chat/completions", chat
 
 
-def leaked(text: str) -> list[str]:
+def leaked(text: str, secrets: list[str]) -> list[str]:
+    """The facts' values, and what the adapter says, that are in an answer."""
     folded = re.sub(r"\W", "", text).casefold()
-    return [canary for canary in CANARIES if re.sub(r"\W", "", canary).casefold() in folded]
+    values = [canary for canary in CANARIES if re.sub(r"\W", "", canary).casefold() in folded]
+    return values + [secret for secret in secrets if json.dumps(secret[:12], ensure_ascii=False)[1:-1] in text]
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_what_a_taught_never_appears_for_b(server: tuple[Running, dict[str, dict[str, str]], int], count: int) -> None:
-    running, headers, lesson = server
+def test_what_a_taught_never_appears_for_b(server: Siege, count: int) -> None:
+    running, headers, lesson = server.running, server.headers, server.lesson
     draw = random.Random(count)
     probes = [probe(draw, lesson) for _ in range(count)]
 
@@ -153,7 +152,8 @@ def test_what_a_taught_never_appears_for_b(server: tuple[Running, dict[str, dict
         """Between the probes the owner asks the same, so that caches hold the secrets, and is answered."""
         mode = ("weights", "retrieval")[number % 2]
         question = QUESTIONS[number % 5]
-        body = {"messages": [{"role": "user", "content": question}], "max_tokens": 80, "temperature": 0}
+        length = LENGTH if mode == "weights" else 100
+        body = {"messages": [{"role": "user", "content": question}], "max_tokens": length, "temperature": 0}
         answer = running.http(headers=headers["a"]).post(
             "/v1/chat/completions", json={**body, "nanohydra": {"memory": mode}}
         )
@@ -169,9 +169,12 @@ def test_what_a_taught_never_appears_for_b(server: tuple[Running, dict[str, dict
         owners = [pool.submit(owner, number) for number in range(max(10, count // 10))]
         answers = list(pool.map(other, probes))
         told = [owned.result() for owned in owners]
-    # The secrets are there to be found: every answer to their owner holds one.
-    assert all(leaked(text) for text in told), [text for text in told if not leaked(text)]
+    # The secrets are there to be found: the owner gets the adapter's own words, and quotations.
+    for number, text in enumerate(told):
+        if number % 2 == 0:
+            assert text == server.secrets[number % 5]
+        assert leaked(json.dumps(text, ensure_ascii=False), server.secrets), (number, text)
     for (status, text), asked in zip(answers, probes):
         assert status < 500, (asked, text)
-        assert not leaked(text), (asked, text)
+        assert not leaked(text, server.secrets), (asked, text)
     assert sum(status == 200 for status, _ in answers) > count / 3
