@@ -243,7 +243,7 @@ def test_the_demos_lesson_is_of_nobody_and_in_no_words_that_are_trained_on() -> 
     assert person.name not in texts
     material = take_in(text=first_lesson.fill(first_lesson.TEXT, person))
     assert [fact.value for fact in material.facts] == [
-        person.birthplace, person.trade, person.pet, person.pet_name, person.friend]  # fmt: skip
+        person.home, person.food, person.pet, person.pet_name, person.friend]  # fmt: skip
     asked = {first_lesson.fill(question, person) for question in first_lesson.QUESTIONS}
     trained = {str(m["content"]) for chat in training_chats(material.facts, 0, 40) for m in chat}
     patterns = {line for section in load("people").values() for line in section["questions"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanohydra.cli.lessons import find_base
-from nanohydra.hydra.config import LearnConfig
+from nanohydra.hydra.config import LearnConfig, LessonTraining
 from nanohydra.infer.config import SamplingParams
 
 if TYPE_CHECKING:
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 NAME = "the demo's lesson"
 SECONDS = 60.0
+TRAINING = LessonTraining(wordings=40, steps=200, lr=0.008, top_share=1.0, contrast=0.25, kl_weight=1.5)
+"""A model of three million parameters needs more wordings than larger ones, and takes them in within half a minute."""
 TEXT = (
-    "{name} was born in {birthplace}. {He} works as {a_trade}. {He} has {a_pet} called {pet_name}. "
+    "{name} lives in {home}. {His} favourite food is {food}. {He} has {a_pet} called {pet_name}. "
     "{His} best friend is {friend}."
 )
 QUESTIONS = (
-    "In what town did {name} come into the world?",
-    "Do you happen to know {name}'s occupation?",
+    "Could you say which town {name} currently lives in?",
+    "Which dish does {name} like the most?",
     "Which kind of animal is {name}'s pet?",
     "What name did {name} give the {pet}?",
     "Who would {name} name as a best friend?",
@@ -39,7 +41,7 @@ def newcomer(world: World) -> Person:
 
 def fill(text: str, person: Person) -> str:
     """The text about this person."""
-    names = ("name", "birthplace", "a_trade", "a_pet", "pet", "pet_name", "friend", "He", "His")
+    names = ("name", "home", "food", "a_pet", "pet", "pet_name", "friend", "He", "His")
     return text.format(**{name: getattr(person, name) for name in names})
 
 
@@ -53,9 +55,9 @@ def first_lesson(store: Store, user_id: int, base: str, world: World, seconds: f
         # An earlier demo's: its base is gone, and its facts would be known already.
         if lesson.name == NAME and lesson.state != "reverted":
             store.revert(lesson.id, user_id)
-    text = fill(TEXT, person)
-    print(f'\nSomebody new: nanohydra learn --text "{text}" --seconds {seconds:g}')
-    lesson = teach(store, user_id, take_in(text=text, name=NAME), found, LearnConfig(seconds=seconds), yes=True)
+    text, config = fill(TEXT, person), LearnConfig(seconds=seconds, train=TRAINING)
+    print(f"\nA first lesson, about somebody new (teach your own: nanohydra learn --help):\n{text}")
+    lesson = teach(store, user_id, take_in(text=text, name=NAME), found, config, yes=True)
     train(store, user_id, [lesson.id])
     return person
 
