@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from serve_server import Running, served
 from serve_tiny import tiny_adapter, tiny_base
@@ -154,14 +155,13 @@ def test_what_a_taught_never_appears_for_b(server: Siege, count: int) -> None:
         question = QUESTIONS[number % 5]
         length = LENGTH if mode == "weights" else 100
         body = {"messages": [{"role": "user", "content": question}], "max_tokens": length, "temperature": 0}
-        answer = running.http(headers=headers["a"]).post(
-            "/v1/chat/completions", json={**body, "nanohydra": {"memory": mode}}
-        )
+        with httpx.Client(base_url=running.url, headers=headers["a"], timeout=300) as http:
+            answer = http.post("/v1/chat/completions", json={**body, "nanohydra": {"memory": mode}})
         return str(answer.json()["choices"][0]["message"]["content"])
 
     def other(one: tuple[str, str, dict[str, Any] | None]) -> tuple[int, str]:
         method, path, body = one
-        with running.http(headers=headers["b"]) as http:
+        with httpx.Client(base_url=running.url, headers=headers["b"], timeout=300) as http:
             answer = http.request(method, path, json=body)
         return answer.status_code, answer.text
 
