@@ -50,6 +50,7 @@ def exported() -> set[str]:
     request.tokens(1)
     request.end(3, "stop")
     metrics.http.labels("GET", "/health", 200).inc()
+    metrics.recalled.labels("quote").inc()
     stats = dict.fromkeys(("running", "waiting", "kv_usage", "preemptions", "prefix_hits", "prefix_queries"), 1)
     text = metrics.render(stats, True, 0).decode()
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}

@@ -16,7 +16,7 @@ from nanohydra.hydra import history
 from nanohydra.serve.api.answers import Json, stream
 from nanohydra.serve.api.caller import MayTeach, Works
 from nanohydra.serve.api.learn_schemas import AgainBody, ForgetBody, LearnBody, RevertBody, ShareBody, invalid
-from nanohydra.serve.errors import ApiError, Unavailable
+from nanohydra.serve.errors import ApiError, Missing
 from nanohydra.serve.learning import Given, Learning, progress
 from nanohydra.serve.services import Services
 from nanohydra.store import Principal
@@ -160,11 +160,9 @@ async def retest(works: Works, user: MayTeach, everything: bool = False) -> Resp
 
 
 def teaching_of(works: Services) -> Learning:
-    """What takes lessons in. Raises Unavailable where this server has none."""
+    """What takes lessons in. Raises Missing where this server has none."""
     if works.learning is None:
-        raise Unavailable(
-            "This server takes no lessons: it was started with --teach=false, or without the extra `teach`."
-        )
+        raise Missing("This server takes no lessons: it was started with --teach=false, or without the extra `teach`.")
     return works.learning
 
 
