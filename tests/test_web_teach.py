@@ -258,17 +258,17 @@ def test_forgetting_is_drawn_and_told_in_tables(tab: Visit, made: Any) -> None:
 
 def test_a_trial_is_fed_by_thumbs(tab: Visit) -> None:
     page = tab.go("/forgetting")
-    page.get_by_label("New trial").fill("the base or a poet")
-    page.locator(".trial-form select").nth(1).select_option("poet")
+    page.get_by_label("New trial").fill("by heart or not")
+    page.locator(".trial-form select").nth(1).select_option("lesson-1")
     page.get_by_role("button", name="Begin").click()
-    trial = page.get_by_role("article", name="the base or a poet")
+    trial = page.get_by_role("article", name="by heart or not")
     expect(trial).to_contain_text("Not to be told yet: 0 and 0 conversations were judged")
-    answer = ask(tab, "hello there")
-    expect(answer.locator(".chip.from")).to_have_text("Part of the trial “the base or a poet”")
+    answer = ask(tab, "What does Mira Solberg do for a living?")
+    expect(answer.locator(".chip.from")).to_have_text("Part of the trial “by heart or not”")
     answer.get_by_role("button", name="A good answer").click()
     expect(answer.get_by_role("button", name="A good answer")).to_have_attribute("aria-pressed", "true")
     tab.go("/forgetting")
-    expect(trial).to_contain_text("1 vote, 100% liked")
+    expect(trial).to_contain_text("1 vote, 100% liked")  # of the one that this conversation met, which is not told
     trial.get_by_role("button", name="End").click()
     expect(trial).to_contain_text("ended on")
 
