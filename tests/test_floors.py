@@ -28,7 +28,14 @@ FLOORS = [
     "serve",
     "cli",
 ]
-LESSONS_PROCESS = ("training", "measuring", "probes", "lesson", "consolidate", "maker")  # hydra's files that may load torch
+LESSONS_PROCESS = (
+    "training",
+    "measuring",
+    "probes",
+    "lesson",
+    "consolidate",
+    "maker",
+)  # hydra's files that may load torch
 
 
 def imported(file: Path) -> set[str]:
