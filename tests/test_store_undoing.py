@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -133,7 +134,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 def test_any_order_of_teaching_and_undoing(store: Store) -> None:
     machine = type("MemoryOfThisStore", (Memory,), {"store": store})
-    settings = hypothesis_settings(max_examples=12, stateful_step_count=25, deadline=None)
+    settings = hypothesis_settings(max_examples=12, stateful_step_count=25, deadline=None, phases=[Phase.generate])
     run_state_machine_as_test(machine, settings=settings)
 
 
