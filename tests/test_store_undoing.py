@@ -30,13 +30,15 @@ class Memory(RuleBasedStateMachine):
         self.user = somebody(self.store)
         self.told: dict[str, list[tuple[int, int]]] = {subject: [] for subject in SUBJECTS}  # (fact, lesson)
         self.forgotten: set[int] = set()
+        self.silenced: set[int] = set()
+        """Those that were forgotten before their lesson was reverted: they give nothing back."""
         self.reverted: set[int] = set()
         self.lines: list[Any] = []
         self.seen: tuple[int, Any] = (-1, None)
 
     def standing(self, subject: str) -> list[int]:
         """The fact that holds: the newest that was not reverted, unless that was forgotten."""
-        left = [row for row, lesson in self.told[subject] if lesson not in self.reverted or row in self.forgotten]
+        left = [row for row, lesson in self.told[subject] if lesson not in self.reverted or row in self.silenced]
         return left[-1:] if left and left[-1] not in self.forgotten else []
 
     @rule(subjects=st.sets(st.sampled_from(SUBJECTS), min_size=1), passages=st.booleans())
@@ -77,6 +79,8 @@ class Memory(RuleBasedStateMachine):
         lessons = self.store.forget_facts(rows, self.user, "it was a secret")
         assert {lesson.id for lesson in lessons} == {n for told in self.told.values() for row, n in told if row in rows}
         self.forgotten |= rows
+        holders = {row: lesson for told in self.told.values() for row, lesson in told}
+        self.silenced |= {row for row in rows if holders[row] not in self.reverted}
         assert all(lesson.adapter is None for lesson in lessons)
         self.reverted |= {lesson.id for lesson in lessons if lesson.state == "reverted"}
 
