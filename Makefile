@@ -21,10 +21,10 @@ demo: setup
 	$(BIN)/nanohydra speedrun
 
 test: setup
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 test-all: setup
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
