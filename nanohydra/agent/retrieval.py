@@ -2,7 +2,8 @@
 
 The two rankings are fused by reciprocal rank (Cormack et al. 2009). A fused rank says nothing about how well the best
 text fits, so what is found must also pass a threshold on evidence: the cosine of the embeddings, and the share of the
-question's words, by their rarity, that stand in the text. Its numbers were calibrated by bench/routing.py.
+question's words, by their rarity, that stand in the text. Its numbers are set by hand;
+bench/retrieval.py is to measure them.
 
 Use:
     index = Index(texts, embed(texts))

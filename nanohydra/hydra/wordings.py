@@ -232,5 +232,7 @@ def _value_key(fact: Fact) -> tuple[str, str]:
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:
-    seen: set[str] = set()
-    return [capital(text) for text in texts if not (plain(text) in seen or seen.add(plain(text)))]  # type: ignore[func-returns-value]
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(plain(text), capital(text))
+    return list(first.values())
