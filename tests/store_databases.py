@@ -89,9 +89,12 @@ def a_lesson(
     return store.add_lesson(user, "notes", "b" * 64, "base", material(facts, passages), settings or {}, key, kind)[0]
 
 
+RECEIPT = {"state": "published", "measures": {"recall": 0.9}, "facts": [{"value": "a secret"}]}
+
+
 def publish(store: Store, lesson: Lesson, name: str, worker: str = "w") -> None:
     """Has a queued lesson published, and those before it in the queue rejected."""
     while (claimed := store.claim(worker, 60)) is not None and claimed.id != lesson.id:
         assert store.finish(claimed.id, worker, "rejected", {"recall": 0.1})
     adapter = (name, f"/adapters/{name}", lesson.base_id, "c" * 64)
-    assert store.finish(lesson.id, worker, "published", {"recall": 0.9}, adapter=adapter)
+    assert store.finish(lesson.id, worker, "published", RECEIPT, adapter=adapter)

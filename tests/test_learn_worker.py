@@ -216,6 +216,21 @@ def test_the_same_facts_make_the_same_job(store: Store) -> None:
     assert [one["subject"] for one in job["forgotten"]] == ["Mira Solberg"]
 
 
+def test_the_earlier_lessons_are_ones_own_as_they_are_served(store: Store) -> None:
+    mine, others = add(store), add(store, user=store.create_user("somebody", ["chat"]).id)
+    store.share_lesson(others.id, others.user_id, True)
+    second = add(store, fact("Jonas Lind", "Bergen"))
+    work(store, 3)
+    history.consolidate(store, mine.user_id, BASE, "tiny")
+    work(store)
+    third = add(store, fact("Tova Ek", "Turku"))
+    folders = {adapter.name: adapter.folder for adapter in store.adapters(mine.user_id)}
+    consolidated = max(store.lessons(mine.user_id, "published"), key=lambda one: one.id)
+    earlier = job_of(store, third)["earlier"]
+    assert [one["lesson"] for one in earlier] == [str(mine.id), str(second.id)]
+    assert {one["folder"] for one in earlier} == {folders[consolidated.adapter or ""]}
+
+
 def test_facts_are_asked_when_they_are_due_and_fading_ones_are_taught_again(store: Store) -> None:
     lesson = add(store, fact(), fact("Jonas Lind", "forgotten"))
     worker = work(store)

@@ -191,7 +191,7 @@ def test_cancelling(store: Store) -> None:
         store.cancel(done.id, user)
 
 
-def test_teaching_again_takes_the_adapter_away_and_keeps_the_receipt(store: Store) -> None:
+def test_teaching_again_takes_the_adapter_away_and_keeps_what_was_measured(store: Store) -> None:
     user = somebody(store)
     lesson = a_lesson(store, user, [])
     with pytest.raises(UserError, match="queued"):
@@ -204,7 +204,7 @@ def test_teaching_again_takes_the_adapter_away_and_keeps_the_receipt(store: Stor
     assert store.version() > before
     assert store.adapters(user) == []
     assert store.user(user).default_adapter is None
-    assert store.history(user)[0].detail["receipt"] == {"recall": 0.9}
+    assert store.history(user)[0].detail["receipt"] == {"state": "published", "measures": {"recall": 0.9}}
     publish(store, lesson, "mine")
     assert store.lesson(lesson.id, user).adapter == "mine"
 

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Literal
 
 from nanohydra.cli.lessons import find_base
+from nanohydra.home import home
 
 if TYPE_CHECKING:
     from nanohydra.data.chat import Message
@@ -29,7 +30,7 @@ class Recalling:
         self.base = find_base(base)
         embed = Embedder().embed if Embedder.available() else None
         config = RecallConfig(weights=mode in ("on", "weights"), retrieval=mode in ("on", "retrieval"))
-        self._recall = Recall(store, self.base[1], parameters, embed, config)
+        self._recall = Recall(store, self.base[1], parameters, embed, config, home() / "cache")
 
     def warm(self) -> None:
         """Loads meanwhile what the first question would wait some seconds for, where anything was taught."""

@@ -32,7 +32,7 @@ def log(store: Store, user_id: int, limit: int = 100, before: int | None = None)
             "kind": line.kind,
             "lesson": line.lesson_id,
             "mine": line.user_id == user_id,
-            "detail": _told(line.detail),
+            "detail": line.detail,
             "text": sentence(line, names.get(line.lesson_id or -1, "")),
         }
         for line in lines
@@ -173,13 +173,6 @@ def consolidate(store: Store, user_id: int, base_id: str, base_name: str, **sett
         user_id, name, base_id, base_name, {}, {**settings, "lessons": parts}, kind="consolidation"
     )
     return lesson
-
-
-def _told(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """A line's detail; of a receipt only what it measured, for it quotes facts that may be forgotten since."""
-    if not detail.get("receipt"):
-        return dict(detail)
-    return {**detail, "receipt": {name: detail["receipt"].get(name) for name in ("state", "measures", "seconds")}}
 
 
 def _has_all(fact: LessonFact, about: str) -> bool:

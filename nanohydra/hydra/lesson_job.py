@@ -38,17 +38,25 @@ def job_of(store: Store, lesson: Lesson) -> dict[str, Any]:
         **job,
         "material": material.to_data(),
         "forgotten": [as_fact(fact).to_data() for fact in forgotten],
-        "earlier": [taught(store, other) for other in taught_before(store, lesson)],
+        "earlier": [_as_served(store, lesson, other) for other in taught_before(store, lesson)],
     }
 
 
 def taught_before(store: Store, lesson: Lesson) -> list[Lesson]:
-    """The user's other published lessons over the same base, oldest first: what must not be lost."""
-    return [
-        other
-        for other in reversed(store.lessons(lesson.user_id, "published"))
-        if other.kind == "lesson" and other.id != lesson.id and other.base_id == lesson.base_id
-    ]
+    """The user's own other published lessons over the same base, oldest first: what must not be lost."""
+    return [other for other in _published(store, lesson) if other.kind == "lesson" and other.id != lesson.id]
+
+
+def _published(store: Store, lesson: Lesson) -> list[Lesson]:
+    """All of the lesson's user's own over its base that have an adapter, consolidations too, oldest first."""
+    listed = reversed(store.lessons(lesson.user_id, "published"))
+    return [one for one in listed if one.user_id == lesson.user_id and one.base_id == lesson.base_id]
+
+
+def _as_served(store: Store, lesson: Lesson, earlier: Lesson) -> dict[str, Any]:
+    """An earlier lesson with the newest adapter that holds it: its own, or a consolidation's."""
+    holders = [one for one in _published(store, lesson) if earlier.id in one.settings.get(TAUGHT, [one.id])]
+    return {**taught(store, earlier), "folder": taught(store, holders[-1])["folder"]}
 
 
 def material_of(store: Store, lesson: Lesson) -> Material:

@@ -9,12 +9,12 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from nanohydra.adapt.adapter import Metadata
 from nanohydra.adapt.attach import Adapters, weights_hash
@@ -22,6 +22,8 @@ from nanohydra.adapt.folder import write_sidecar
 from nanohydra.agent.calculator import CALCULATOR
 from nanohydra.agent.embedding import Embedder
 from nanohydra.data.chat import Message
+from nanohydra.home import home
+from nanohydra.hydra.attributes import Attributes
 from nanohydra.hydra.config import LearnConfig, LessonTraining, Progress
 from nanohydra.hydra.frames import framed_chats
 from nanohydra.hydra.gate import judge, reason
@@ -29,7 +31,7 @@ from nanohydra.hydra.material import Fact
 from nanohydra.hydra.measuring import Lesson, Measured, Route, measure
 from nanohydra.hydra.probes import probes_of
 from nanohydra.hydra.receipt import Attempt, Outcome, Receipt
-from nanohydra.hydra.router import Router, Taught, fact_text
+from nanohydra.hydra.router import Router
 from nanohydra.hydra.strangers import Stranger, near_misses
 from nanohydra.hydra.training import LessonRows, Rendered, adapter_config, render, shared_beginning, train
 from nanohydra.hydra.wordings import chat, training_chats
@@ -303,29 +305,22 @@ def asking(base: str, id: str, config: EngineConfig) -> Engine:
 
 
 def routes(lessons: Sequence[tuple[str, Sequence[Fact]]], new: tuple[str, Sequence[Fact]]) -> tuple[Route, Route]:
-    """The routes of the lessons alone, and with a new one. Meaning counts where its package is installed."""
+    """The routes of the lessons alone, and with a new one, as a server routes."""
     embed = Embedder().embed if Embedder.available() else None
-    vectors: dict[str, NDArray[np.float32]] = {}
+    usual = None if embed is None else Attributes.usual(embed, home() / "cache")
 
-    def taught(id: str, facts: Sequence[Fact]) -> Taught:
-        if embed is not None and id not in vectors:
-            vectors[id] = embed([fact_text(fact) for fact in facts])
-        return Taught(id, facts, vectors.get(id))
+    def route(listed: Sequence[tuple[str, Sequence[Fact]]]) -> Route:
+        router = Router.over(listed, embed, usual)
 
-    before = Router([taught(*lesson) for lesson in lessons])
-    after = Router([taught(*lesson) for lesson in (*lessons, new)])
-
-    def route(router: Router) -> Route:
+        @cache
         def one(question: str) -> str | None:
-            # Words are enough to see that nothing taught is near; the embedding costs some milliseconds.
-            found = router.route(question)
-            if embed is not None and (found.lesson_id is not None or found.score):
-                found = router.route(question, (), embed([router.query(question)])[0])
-            return None if found.lesson_id is None else str(found.lesson_id)
+            vector = None if embed is None or not listed else embed([router.query(question)])[0]
+            found = router.route(question, (), vector).lesson_id
+            return None if found is None else str(found)
 
         return one
 
-    return route(before), route(after)
+    return route(lessons), route([*lessons, new])
 
 
 def misattributed(strangers: Sequence[Stranger], facts: Sequence[Fact]) -> list[list[Message]]:

@@ -20,6 +20,8 @@ from nanohydra.store.models import Adapter, now
 
 MAX_ATTEMPTS = 5
 OPEN = ("queued", "running")
+MEASURED = ("state", "measures", "seconds")
+"""What the history keeps of a receipt."""
 OUTCOMES = ("published", "rejected", "failed", "cancelled")
 
 
@@ -122,7 +124,7 @@ class Jobs(Database):
     def requeue(self, lesson_id: int, user_id: int, settings: Mapping[str, Any] | None = None) -> Lesson:
         """Teaches a lesson that has ended once more, with other settings where given; its adapter's name is taken away.
 
-        The receipt there was goes into the history. NotFound, UserError."""
+        What its receipt measured goes into the history. NotFound, UserError."""
         with self._writing() as session:
             lesson = own_lesson(session, lesson_id, user_id)
             if lesson.state in OPEN:
@@ -169,14 +171,12 @@ class Jobs(Database):
 
 
 def queue_anew(session: Session, lesson: Lesson, reason: str) -> None:
-    """Takes a lesson's adapter away and puts it back on the queue, whoever works on it. The caller has its turn."""
-    write_line(
-        session,
-        lesson.user_id,
-        "requeued",
-        lesson.id,
-        {"name": lesson.name, "reason": reason, "receipt": lesson.receipt},
-    )
+    """Takes a lesson's adapter away and puts it back on the queue, whoever works on it. The caller has its turn.
+
+    Of the receipt the history keeps what it measured: the rest quotes facts, which may be forgotten one day."""
+    receipt = lesson.receipt and {name: lesson.receipt[name] for name in MEASURED if name in lesson.receipt}
+    detail = {"name": lesson.name, "reason": reason, "receipt": receipt}
+    write_line(session, lesson.user_id, "requeued", lesson.id, detail)
     lose_adapter(session, lesson)
     _queue(lesson, 0)
     lesson.receipt = lesson.error = lesson.started = lesson.finished = None
