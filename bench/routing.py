@@ -25,8 +25,9 @@ from nanohydra.data.tinyworld.world import NO_PET, World
 from nanohydra.evals.intervals import wilson
 from nanohydra.hydra.attributes import Attributes, usual_attributes
 from nanohydra.hydra.facts import make_fact
+from nanohydra.hydra.likeness import fact_text
 from nanohydra.hydra.material import Fact
-from nanohydra.hydra.router import Router, fact_text
+from nanohydra.hydra.router import Router
 from nanohydra.hydra.wordings import exam_questions
 
 MEASURED, CALIBRATED = (11, 12, 13), (1, 2, 3)
@@ -220,9 +221,9 @@ def calibrate(embed: Callable[[list[str]], np.ndarray]) -> None:
     for seed in CALIBRATED:
         facts, cases = lessons(seed)
         router = Router.over(enumerate(facts), embed, usual)
-        recorded: list[tuple[float, float, float]] = []
+        recorded: list[tuple[float, float]] = []
         score = router.fit.score
-        object.__setattr__(router.fit, "score", lambda b, u, o, r=recorded, s=score: r.append((b, u, o)) or s(b, u, o))
+        object.__setattr__(router.fit, "score", lambda b, u, r=recorded, s=score: r.append((b, u)) or s(b, u))
         wanted = [case for case in cases if case.kind in kinds]
         for case, vector in zip(wanted, embed([router.query(case.question) for case in wanted])):
             recorded.clear()
@@ -232,16 +233,16 @@ def calibrate(embed: Callable[[list[str]], np.ndarray]) -> None:
                 source.append(case.kind)
                 labels.append(kinds[case.kind])
     x, y = np.array(features), np.array(labels)
-    x = np.stack([x[:, 0], x[:, 0] - x[:, 1], x[:, 2], np.ones(len(x))], axis=1)
+    x = np.stack([x[:, 0], x[:, 0] - x[:, 1], np.ones(len(x))], axis=1)
 
     def loss(w: np.ndarray) -> float:
         z = x @ w
         return float(np.mean(np.logaddexp(0, z) - y * z) + 1e-4 * w @ w)
 
-    w = minimize(loss, np.zeros(4)).x
+    w = minimize(loss, np.zeros(3)).x
     print(len(y), "questions,", int(y.sum()), "about what was taught")
     p = 1 / (1 + np.exp(-x @ w))
-    print(f"meaning {w[0]:.2f} margin {w[1]:.2f} words {w[2]:.2f} bias {-w[3]:.2f}")
+    print(f"meaning {w[0]:.2f} margin {w[1]:.2f} bias {-w[2]:.2f}")
     for q in (1, 2, 3, 5, 10):
         t = np.percentile(p[y == 1], q)
         print(

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from nanohydra.hydra.attributes import MASK, Attributes, usual_attributes, wordings
 from nanohydra.hydra.facts import make_fact
+from nanohydra.hydra.likeness import fact_text
 from nanohydra.hydra.material import Fact
 from nanohydra.hydra.names import Names, words
-from nanohydra.hydra.router import Router, Taught, fact_text
+from nanohydra.hydra.router import Router, Taught, Thresholds
 
 MIRA = make_fact("Mira Solberg", "birthplace", "Trondheim")
 WORK = make_fact("Mira Solberg", "employer", "the Silver Library")
@@ -220,6 +221,24 @@ class Letters:
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
+def test_questions_about_oneself_are_compared_as_those_about_others() -> None:
+    mine = make_fact("me", "favourite colour", "teal")
+    assert fact_text(mine) == f"What is {MASK}'s favourite colour? {MASK}'s favourite colour is teal."
+    embed = Letters()
+    router = Router.over([(1, [mine]), (2, [CODE])], embed)
+    assert router.query("Which colour do I like, and my friends?") == (
+        f"Which colour do {MASK} like, and {MASK}'s friends?"
+    )
+
+    def route(question: str) -> int | str | None:
+        return router.route(question, (), embed([router.query(question)])[0]).lesson_id
+
+    assert route("what is my favourite colour") == 1
+    assert route("What is the favourite colour of most people?") is None
+    assert route("What is my shoe size?") is None
+    assert route(CODE.question) == 2
+
+
 def test_vectors_see_what_is_asked_without_the_name() -> None:
     assert fact_text(MIRA) == f"Where was {MASK} born? {MASK} was born in Trondheim."
     assert ROUTER.query("Mira's birthplace?") == f"{MASK}'s birthplace?"
@@ -228,7 +247,8 @@ def test_vectors_see_what_is_asked_without_the_name() -> None:
     assert "shoe size" in attributes.names
     assert set(usual_attributes()) <= set(attributes.names)
     assert all(MASK in text.casefold() for name in usual_attributes() for text in wordings(name))
-    router = Router([Taught(1, [MIRA], embed([fact_text(MIRA)]))], attributes)
+    # The numbers are fitted to real embeddings; letters alone are less sure.
+    router = Router([Taught(1, [MIRA], embed([fact_text(MIRA)]))], attributes, Thresholds(named=0.4))
 
     def route(question: str) -> int | str | None:
         return router.route(question, (), embed([router.query(question)])[0]).lesson_id

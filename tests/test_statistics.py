@@ -1,6 +1,6 @@
 """The lab's statistics: equal to scipy and to textbook values, invariant where they must be, calibrated by simulation.
 
-The simulations are those of bench/statistics.py with fewer worlds.
+The simulations are those of bench/lab_statistics.py with fewer worlds.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from scipy import stats
 from nanohydra.evals.intervals import Estimate
 from nanohydra.lab import statistics as lab
 
-BENCH = Path(__file__).parent.parent / "bench" / "statistics.py"
+BENCH = Path(__file__).parent.parent / "bench" / "lab_statistics.py"
 finite = st.floats(-100, 100).map(lambda x: round(x, 3))
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_statistics", BENCH)
+    spec = importlib.util.spec_from_file_location("lab_statistics", BENCH)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -203,7 +203,7 @@ def test_overlapping_folds_widen_the_interval() -> None:
     assert corrected.p > plain.p
 
 
-# ---------------------------------------------------------------- calibration (bench/statistics.py, fewer worlds)
+# ---------------------------------------------------------------- calibration (bench/lab_statistics.py, fewer worlds)
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy tails (t, 3 df)", "learned it or not"])

@@ -23,7 +23,7 @@ Vectors = NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
 MASK = "this one"
 """What stands for a name in texts that are compared by their embeddings."""
-WORDINGS = 6
+WORDINGS = 12
 """Questions of each attribute that are compared."""
 FAMILIES = {
     "favourite *": ("colour", "food", "drink", "book", "film", "song", "sport", "animal"),

@@ -13,7 +13,8 @@ import numpy as np
 from nanohydra.agent.retrieval import Index
 from nanohydra.hydra.attributes import Attributes, Embed, Vectors
 from nanohydra.hydra.history import strike
-from nanohydra.hydra.router import LessonId, Router, Taught, fact_text
+from nanohydra.hydra.likeness import fact_text
+from nanohydra.hydra.router import LessonId, Router, Taught
 from nanohydra.store import Lesson, LessonFact, LessonPassage, Store
 
 _OWN = re.compile(r"(me|us)$|(my|our)\b", re.IGNORECASE)

@@ -14,42 +14,37 @@ Use:
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanohydra.hydra.attributes import MASK, Attributes, Embed, canonical
+from nanohydra.hydra.attributes import Attributes, Embed, canonical
+from nanohydra.hydra.likeness import (
+    PRONOUN,
+    SELF,
+    SPEAKER,
+    SPEAKERS,
+    TaughtFact,
+    dice,
+    fact_stems,
+    fact_text,
+    mask,
+    masked,
+    overlap,
+    stems,
+    tells,
+)
 from nanohydra.hydra.names import Mention, Name, Names, Word, follows_up, name_of, words
-from nanohydra.hydra.plain_words import FIRST_PERSON, FUNCTION, PLAIN
+from nanohydra.hydra.plain_words import FIRST_PERSON
 
 Vectors = NDArray[np.float32]
 LessonId = int | str
 Context = Sequence[Mapping[str, Any]]
 """The earlier messages of a conversation: {"role", "content"}."""
-SPEAKERS = frozenset({"me", "us"})
-"""Subjects of facts about the person who asks."""
-
-
-class TaughtFact(Protocol):
-    """A fact as the router sees it: `material.Fact`, or a row of the store."""
-
-    @property
-    def subject(self) -> str: ...
-    @property
-    def attribute(self) -> str: ...
-    @property
-    def value(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def key(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -81,29 +76,29 @@ class Route:
 
 @dataclass(frozen=True)
 class Fit:
-    """How likeness becomes a score: logistic(meaning * b + margin * (b - u) + words * o - bias), where b is the cosine with
-    the fact or its attribute's nearest wording, u with the nearest wording of anything not taught about the subject, and o
-    the share of the question's own words that stand in the fact. Fitted by bench/routing.py."""
+    """How likeness becomes a score: logistic(meaning * b + margin * (b - u) - bias), where b is the cosine with the fact or
+    its attribute's nearest wording, and u with the nearest wording of anything not taught about the subject. Fitted by
+    bench/routing.py; words in common add nothing to that."""
 
-    meaning: float = 2.3
-    margin: float = 17.5
-    words: float = 0.6
-    bias: float = 0.3
+    meaning: float = 2.1
+    margin: float = 17.7
+    bias: float = -0.2
 
-    def score(self, likeness: float, rival: float, overlap: float) -> float:
+    def score(self, likeness: float, rival: float) -> float:
         """In [0, 1]."""
-        z = self.meaning * likeness + self.margin * (likeness - rival) + self.words * overlap - self.bias
-        return 1 / (1 + math.exp(-z))
+        return 1 / (1 + math.exp(self.bias - self.meaning * likeness - self.margin * (likeness - rival)))
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """How sure the router must be; calibrated by bench/routing.py."""
 
-    named: float = 0.4
+    named: float = 0.15
     """Least fit of a fact whose subject is named in full, or went on about."""
     unsure: float = 0.55
-    """... whose subject is named by a first or last name alone, or by a common noun."""
+    """... whose subject is named by a first or last name alone, or by a common noun; or is the person who asks."""
+    own: float = 0.7
+    """Least likeness of a fact about the person who asks: "I" stands in questions about anything."""
     free: float = 0.6
     """Least cosine with a fact about nothing nameable, or of which the question names the value alone."""
     free_words: float = 0.75
@@ -121,25 +116,6 @@ class _Entry:
     stems: frozenset[str]
     row: int | None
     """Its row in the router's vectors."""
-
-
-def fact_text(fact: TaughtFact) -> str:
-    """The text whose embedding stands for a fact: question and answer with the subject masked."""
-    text = f"{fact.question} {fact.answer}"
-    if not fact.subject or fact.subject in SPEAKERS:
-        return text
-    said = words(text)
-    return mask(text, Names([fact.subject]).find(said), said)
-
-
-def mask(text: str, mentions: Sequence[Mention], said: Sequence[Word]) -> str:
-    """A text of which `said` are the words, with MASK for each of its mentions."""
-    parts: list[str] = []
-    end = 0
-    for mention in mentions:
-        parts += [text[end : said[mention.start].begin], MASK]
-        end = said[mention.end - 1].end
-    return "".join(parts) + text[end:]
 
 
 class Router:
@@ -168,19 +144,19 @@ class Router:
                 row = None if lesson.vectors is None else rows + n
                 name = SELF if fact.subject in SPEAKERS else name_of(fact.subject)
                 attribute = canonical(fact.attribute) if fact.attribute else ""
-                self._entries.append(_Entry(i, fact, name, attribute, _fact_stems(fact), row))
+                self._entries.append(_Entry(i, fact, name, attribute, fact_stems(fact), row))
             if lesson.vectors is not None:
                 blocks.append(lesson.vectors)
                 rows += len(lesson.vectors)
         self._vectors: Vectors | None = np.concatenate(blocks) if blocks else None
         texts = [text for entry in self._entries for text in (entry.fact.question, entry.fact.answer)]
         self.names = Names((entry.fact.subject for entry in self._entries if entry.name not in ((), SELF)), texts)
-        self._values = Names((entry.fact.value for entry in self._entries if _tells(entry.fact.value)), texts)
+        self._values = Names((entry.fact.value for entry in self._entries if tells(entry.fact.value)), texts)
         self._about: dict[Name, list[_Entry]] = defaultdict(list)
         self._valued: dict[Name, list[_Entry]] = defaultdict(list)
         for entry in self._entries:
             self._about[entry.name].append(entry)
-            if _tells(entry.fact.value):
+            if tells(entry.fact.value):
                 self._valued[name_of(entry.fact.value)].append(entry)
 
     @classmethod
@@ -202,9 +178,11 @@ class Router:
         """What to embed for `route`: the question with the names of taught subjects, or what stands for them, masked."""
         said = words(question)
         mentions = self.names.find(said)
-        if mentions or not self.subjects(question, context)[0]:
+        if mentions:
             return mask(question, mentions, said)
-        return _PRONOUN.sub(lambda m: MASK + ("'s" if m[1].casefold() in _POSSESSIVE else ""), question)
+        if self.subjects(question, context)[0]:
+            return masked(PRONOUN, question)
+        return masked(SPEAKER, question) if SELF in self._about else question
 
     def resolved(self, question: str, context: Context = ()) -> str:
         """The question with the subject that it goes on about before it: "Mira Solberg: And where does she work?"."""
@@ -243,11 +221,17 @@ class Router:
         about, sure, evidence = self.subjects(question, context)
         if about:
             return self._named(about, sure, evidence, said, vector)
-        asked = _stems(said)
-        entries = list(self._about[()])
-        if any(word.text in FIRST_PERSON for word in said):
-            entries += self._about[SELF]
-        if not self._unknown(said):
+        asked, known = stems(said), not self._unknown(said)
+        entries = list(self._about.get((), ()))
+        if SELF in self._about and any(word.text in FIRST_PERSON for word in said):
+            if vector is None or self._attributes is None:
+                entries += self._about[SELF]
+            elif known:
+                fits = self._fits(self._about[SELF], vector)
+                scored = [(fit, entry) for fit, likeness, entry in fits if likeness >= self.thresholds.own]
+                if (route := self._best(scored, self.thresholds.unsure, "entity", "asks about you", "")).facts:
+                    return route
+        if known:
             entries += [entry for name in _unique(self._values.find(said)) for entry in self._valued[name]]
         scored = [(self._likeness(entry, asked, vector), entry) for entry in entries]
         least = self.thresholds.free_words if vector is None else self.thresholds.free
@@ -259,22 +243,25 @@ class Router:
         """The route of a question about known subjects."""
         entries = [entry for name in about for entry in self._about[name]]
         inside = {word for name in about for word in name}
-        asked = _stems(word for word in said if word.text not in inside)
+        asked = stems(word for word in said if word.text not in inside)
         if not asked:  # "Who is Mira Solberg?"
             scored = [(1.0, entry) for entry in entries]
         elif vector is None or self._attributes is None:
             # Words alone cannot tell that "birthplace" is "where ... born": the name decides.
-            scored = [(0.5 + _overlap(entry, asked) / 2, entry) for entry in entries]
+            scored = [(0.5 + overlap(asked, entry.stems) / 2, entry) for entry in entries]
         else:
-            nearest = self._attributes.likeness(vector)
-            taught = {entry.attribute for entry in entries}
-            rival = max((value for name, value in nearest.items() if name not in taught), default=0.0)
-            scored = []
-            for entry in entries:
-                likeness = max(self._cosine(entry, vector), nearest.get(entry.attribute, 0.0))
-                scored.append((self.fit.score(likeness, rival, _overlap(entry, asked)), entry))
+            scored = [(fit, entry) for fit, _, entry in self._fits(entries, vector)]
         least = self.thresholds.named if sure else self.thresholds.unsure
         return self._best(scored, least, "entity", evidence, f"{evidence}, but nothing like this was taught")
+
+    def _fits(self, entries: Sequence[_Entry], vector: Vectors) -> list[tuple[float, float, _Entry]]:
+        """How well each fact of one subject fits an embedded question, and how like it is."""
+        assert self._attributes is not None
+        nearest = self._attributes.likeness(vector)
+        taught = {entry.attribute for entry in entries}
+        rival = max((value for name, value in nearest.items() if name not in taught), default=0.0)
+        alike = [max(self._cosine(entry, vector), nearest.get(entry.attribute, 0.0)) for entry in entries]
+        return [(self.fit.score(likeness, rival), likeness, entry) for likeness, entry in zip(alike, entries)]
 
     def _focus(self, said: Sequence[Word], focus: list[Mention]) -> list[Mention]:
         """What a turn leaves in mind: what it names, or what it goes on about; nothing after a new topic."""
@@ -307,7 +294,9 @@ class Router:
 
     def _likeness(self, entry: _Entry, asked: frozenset[str], vector: Vectors | None) -> float:
         """The cosine of a fact and a question, or the share of words in common where there are no vectors."""
-        return _alike(entry, asked) if vector is None or entry.row is None else self._cosine(entry, vector)
+        if vector is not None and entry.row is not None:
+            return self._cosine(entry, vector)
+        return max(dice(asked, stems(words(entry.fact.question))), dice(asked, entry.stems))
 
     def _cosine(self, entry: _Entry, vector: Vectors) -> float:
         if entry.row is None or self._vectors is None:
@@ -318,47 +307,8 @@ class Router:
         return " and ".join(self._about[name][0].fact.subject for name in _unique(mentions))
 
 
-SELF: Name = ("me",)
-_POSSESSIVE = frozenset({"his", "their", "its", "theirs", "her"})
-_PRONOUN = re.compile(r"\b(he|she|him|her|his|hers|they|them|their|theirs|it|its)\b", re.I)
-_ENDINGS = re.compile(r"(?<=\w{3})(ings?|ed|es|s|e|ion|ions|al|ly|er|ers)$")
-
-
-def stem(word: str) -> str:
-    """A word without its ending, roughly: enough to see "works" in "worked"."""
-    return _ENDINGS.sub("", word)
-
-
-def _stems(said: Sequence[Word] | Any) -> frozenset[str]:
-    return frozenset(stem(word.text) for word in said if word.text not in FUNCTION)
-
-
-def _fact_stems(fact: TaughtFact) -> frozenset[str]:
-    inside = set(name_of(fact.subject))
-    said = words(f"{fact.question} {fact.answer} {fact.attribute}")
-    return _stems(word for word in said if word.text not in inside)
-
-
-def _tells(value: str) -> bool:
-    """Whether a value can be recognised by itself: "Trondheim" and "glass blower", not "blue" or "7"."""
-    said = words(value)
-    return len(said) > 1 or any(word.capital and len(word.text) > 2 and word.text not in PLAIN for word in said)
-
-
 def _unique(mentions: Sequence[Mention]) -> list[Name]:
     return list(dict.fromkeys(mention.name for mention in mentions))
-
-
-def _overlap(entry: _Entry, asked: frozenset[str]) -> float:
-    return len(asked & entry.stems) / len(asked) if asked else 0.0
-
-
-def _alike(entry: _Entry, asked: frozenset[str]) -> float:
-    """Dice's coefficient of the words asked with those of the fact's question, or of all that it says."""
-    return max(
-        2 * len(asked & stems) / (len(asked) + len(stems)) if asked and stems else 0.0
-        for stems in (_stems(words(entry.fact.question)), entry.stems)
-    )
 
 
 def text_of(message: Mapping[str, Any]) -> str:

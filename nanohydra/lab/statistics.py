@@ -10,7 +10,7 @@ its own, its mean difference already holds the luck of both, and the matrix is t
 
 What decides is `paired_test`: Student's paired t, widened for the items. With 3 to 10 seeds it keeps its promise of at
 most 5% false alarms where bootstrap intervals do not: with 3 seeds the percentile interval excludes zero in 25% of
-comparisons of a thing with itself (`bench/statistics.py` measures this). Bootstrap intervals are reported beside it.
+comparisons of a thing with itself (`bench/lab_statistics.py` measures this). Bootstrap intervals are reported beside it.
 What t cannot see, runs that either learn a thing or do not, is kept in check by `least_p`.
 """
 

@@ -1,4 +1,4 @@
-"""The lab's statistics against known answers: python bench/statistics.py [--quick] [--out FILE.json]
+"""The lab's statistics against known answers: python bench/lab_statistics.py [--quick] [--out FILE.json]
 
 Coverage of the intervals, false alarms on labs that compare a thing with itself (A/A), power as predicted, equality
 with scipy. `make test` runs the same functions with fewer worlds. Every figure is a share of simulated worlds; its
@@ -7,49 +7,40 @@ Monte Carlo standard error is sqrt(share (1 - share) / worlds).
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-# Python puts this folder first in the search path of every script here, where this file's name hides the standard
-# library's `statistics`: whoever imports that one gets it.
-sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
-if __name__ == "statistics":
-    del sys.modules["statistics"]
-    import statistics  # noqa: F401
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
-if __name__ != "statistics":
-    import argparse
-    import json
-    import math
-    import time
-    from collections.abc import Callable
-    from typing import Any
+from nanohydra.lab import statistics as lab
+from nanohydra.lab.compare import compare
+from nanohydra.lab.config import Metric
 
-    import numpy as np
-    from numpy.typing import NDArray
-    from scipy import stats
+Array = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
-    from nanohydra.lab import statistics as lab
-    from nanohydra.lab.compare import compare
-    from nanohydra.lab.config import Metric
-
-    Array = NDArray[np.float64]
-    Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
-
-    # Scores of one run; a paired difference of an A/A lab is the difference of two draws.
-    SCORES: dict[str, Draw] = {
-        "normal": lambda rng, shape: rng.normal(size=shape),
-        "uniform": lambda rng, shape: rng.uniform(size=shape),
-        "heavy tails (t, 3 df)": lambda rng, shape: rng.standard_t(3, size=shape),
-        "skewed (exponential)": lambda rng, shape: rng.exponential(size=shape),
-        "learned it or not": lambda rng, shape: (rng.random(shape) < 0.5) + 0.02 * rng.normal(size=shape),
-        "shares of 20": lambda rng, shape: rng.binomial(20, 0.5, size=shape) / 20,
-    }
-    # Differences with mean 0 that are not symmetric: one variant is erratic and the other is not.
-    SKEWED: dict[str, Draw] = {
-        "mild skew (gamma 4)": lambda rng, shape: rng.gamma(4, size=shape) - 4,
-        "strong skew (exponential)": lambda rng, shape: rng.exponential(size=shape) - 1,
-    }
+# Scores of one run; a paired difference of an A/A lab is the difference of two draws.
+SCORES: dict[str, Draw] = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "uniform": lambda rng, shape: rng.uniform(size=shape),
+    "heavy tails (t, 3 df)": lambda rng, shape: rng.standard_t(3, size=shape),
+    "skewed (exponential)": lambda rng, shape: rng.exponential(size=shape),
+    "learned it or not": lambda rng, shape: (rng.random(shape) < 0.5) + 0.02 * rng.normal(size=shape),
+    "shares of 20": lambda rng, shape: rng.binomial(20, 0.5, size=shape) / 20,
+}
+# Differences with mean 0 that are not symmetric: one variant is erratic and the other is not.
+SKEWED: dict[str, Draw] = {
+    "mild skew (gamma 4)": lambda rng, shape: rng.gamma(4, size=shape) - 4,
+    "strong skew (exponential)": lambda rng, shape: rng.exponential(size=shape) - 1,
+}
 
 
 def difference_of(draw: Draw) -> Draw:
