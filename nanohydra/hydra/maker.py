@@ -23,7 +23,7 @@ from nanohydra.agent.calculator import CALCULATOR
 from nanohydra.agent.embedding import Embedder
 from nanohydra.data.chat import Message
 from nanohydra.home import home
-from nanohydra.hydra.attributes import Attributes
+from nanohydra.hydra.attributes import Attributes, Embed
 from nanohydra.hydra.config import LearnConfig, LessonTraining, Progress
 from nanohydra.hydra.frames import framed_chats
 from nanohydra.hydra.gate import judge, reason
@@ -141,6 +141,8 @@ class Maker:
         began = time.monotonic()
         self._engine: Engine | None = None
         self.probes = probes_of(self.id, self.engine, self.tokenizer, time.monotonic)
+        self.embed = Embedder().embed if Embedder.available() else None
+        self.usual = None if self.embed is None else Attributes.usual(self.embed, home() / "cache")
         self.clock.extend(time.monotonic() - began)
         self.adapters = Adapters(self.model, self.id)
         self.weights = weights_hash(self.model)
@@ -277,7 +279,8 @@ class Maker:
             for each in earlier
         ]
         new = replace(lesson, adapter=engine.adapters.load(trial))
-        before, after = routes([(each.id, each.facts) for each in lessons], (new.id, new.facts))
+        told = [(each.id, each.facts) for each in (*lessons, new)]
+        before, after = (routing(part, self.embed, self.usual) for part in (told[:-1], told))
         return measure(
             engine,
             new,
@@ -304,23 +307,17 @@ def asking(base: str, id: str, config: EngineConfig) -> Engine:
     return Engine(laid_out, tokenizer, (CALCULATOR,), config=config, adapters=Adapters(laid_out, id))
 
 
-def routes(lessons: Sequence[tuple[str, Sequence[Fact]]], new: tuple[str, Sequence[Fact]]) -> tuple[Route, Route]:
-    """The routes of the lessons alone, and with a new one, as a server routes."""
-    embed = Embedder().embed if Embedder.available() else None
-    usual = None if embed is None else Attributes.usual(embed, home() / "cache")
+def routing(lessons: Sequence[tuple[str, Sequence[Fact]]], embed: Embed | None, usual: Attributes | None) -> Route:
+    """Who answers a question, as a server routes it."""
+    router = Router.over(lessons, embed, usual)
 
-    def route(listed: Sequence[tuple[str, Sequence[Fact]]]) -> Route:
-        router = Router.over(listed, embed, usual)
+    @cache
+    def route(question: str) -> str | None:
+        vector = None if embed is None or not lessons else embed([router.query(question)])[0]
+        found = router.route(question, (), vector).lesson_id
+        return None if found is None else str(found)
 
-        @cache
-        def one(question: str) -> str | None:
-            vector = None if embed is None or not listed else embed([router.query(question)])[0]
-            found = router.route(question, (), vector).lesson_id
-            return None if found is None else str(found)
-
-        return one
-
-    return route(lessons), route([*lessons, new])
+    return route
 
 
 def misattributed(strangers: Sequence[Stranger], facts: Sequence[Fact]) -> list[list[Message]]:
