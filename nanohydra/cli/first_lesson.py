@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanohydra.cli.lessons import find_base
-from nanohydra.hydra.config import LearnConfig, LessonTraining
+from nanohydra.hydra.config import LearnConfig
 from nanohydra.infer.config import SamplingParams
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 NAME = "the demo's lesson"
 SECONDS = 60.0
-TRAINING = LessonTraining(wordings=40, steps=200, lr=0.008, top_share=1.0, contrast=0.25, kl_weight=1.5)
-"""A model of three million parameters needs more wordings than larger ones, and takes them in within half a minute."""
 TEXT = (
     "{name} lives in {home}. {His} favourite food is {food}. {He} has {a_pet} called {pet_name}. "
     "{His} best friend is {friend}."
@@ -55,7 +53,7 @@ def first_lesson(store: Store, user_id: int, base: str, world: World, seconds: f
         # An earlier demo's: its base is gone, and its facts would be known already.
         if lesson.name == NAME and lesson.state != "reverted":
             store.revert(lesson.id, user_id)
-    text, config = fill(TEXT, person), LearnConfig(seconds=seconds, train=TRAINING)
+    text, config = fill(TEXT, person), LearnConfig(seconds=seconds)
     print(f"\nA first lesson, about somebody new (teach your own: nanohydra learn --help):\n{text}")
     lesson = teach(store, user_id, take_in(text=text, name=NAME), found, config, yes=True)
     train(store, user_id, [lesson.id])

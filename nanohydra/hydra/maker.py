@@ -119,8 +119,8 @@ def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTrai
     defaults: dict[str, Any] = {"lr": 2e-3, "steps": 30 + 7 * facts, "batch_size": 2, "top_share": 0.5}
     defaults |= {"wordings": 16, "frames": 4, "contrast": 0.12, "replay_share": 0.2, "kl_weight": 1.5}
     if parameters < SMALL:
-        defaults = {"lr": 5e-3, "steps": 120 + 6 * facts, "batch_size": 8, "top_share": 0.4}
-        defaults |= {"wordings": 20, "frames": 8, "contrast": 0.4, "replay_share": 0.3, "kl_weight": 1.0}
+        defaults = {"lr": 8e-3, "steps": 170 + 6 * facts, "batch_size": 8, "top_share": 0.4}
+        defaults |= {"wordings": 30, "frames": 8, "contrast": 0.4, "replay_share": 0.3, "kl_weight": 1.0}
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
 
 

@@ -7,7 +7,7 @@ it is the answer of whichever of them the router picks. So the routed figures co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from nanohydra.evals.intervals import Estimate, bootstrap_ratio, wilson
 from nanohydra.evals.perplexity import Scored, score_texts
 from nanohydra.hydra.config import Measuring
 from nanohydra.hydra.material import Fact
-from nanohydra.hydra.probes import Probes
+from nanohydra.hydra.probes import Probes, Question
 from nanohydra.hydra.receipt import EarlierResult, FactResult, Measures, ThreeWays
 from nanohydra.hydra.strangers import near_misses
 from nanohydra.hydra.wordings import exam_questions, right
@@ -27,6 +27,8 @@ from nanohydra.infer.streaming import Completion
 
 Route = Callable[[str], str | None]
 """From a question to the id of the lesson that answers it; None: the base."""
+Way = Callable[[str], str | None]
+"""From a question to the adapter that answers it; None: the base."""
 WINDOW = 256
 """Tokens of context in which perplexity is measured."""
 
@@ -107,68 +109,111 @@ def measure(
         tell: called with answers given and wanted; may raise to stop.
         forgotten: facts that the lesson once had.
     """
-    adapters = {each.id: each.adapter for each in (*earlier, lesson)}
-    answers = Answers(engine, tell)
+    exam = _Exam(lesson, earlier, route, route_before, Answers(engine, tell))
     wordings = max(1, min(config.wordings, config.questions // len(lesson.facts)))
-    exam = {fact.key: exam_questions(fact, wordings, seed) for fact in (*lesson.facts, *forgotten)}
-    taught = {fact.subject for facts in (forgotten, *(each.facts for each in (*earlier, lesson))) for fact in facts}
-    strangers = near_misses(lesson.facts, config.strangers, seed, taught, exam=True)
+    facts = {fact.key: exam_questions(fact, wordings, seed) for fact in (*lesson.facts, *forgotten)}
+    taught = {fact.subject for part in (forgotten, *(each.facts for each in (*earlier, lesson))) for fact in part}
+    strangers = [s.question for s in near_misses(lesson.facts, config.strangers, seed, taught, exam=True)]
     general = probes.questions[: config.general]
     again = _sampled(earlier, config.earlier)
-    asked = {q for questions in exam.values() for q in questions} | {s.question for s in strangers}
-    routes = {q: adapters.get(route(q) or "") for q in asked}
-    for question in asked:
-        for adapter in {None, lesson.adapter, routes[question]}:
-            answers.want(question, adapter, config.max_tokens)
-    for _, _, question in again:
-        for way in (route, route_before):
-            answers.want(question, adapters.get(way(question) or ""), config.max_tokens)
-    for probe in general:
-        content = _content(probe.messages)
-        routes[content] = adapters.get(route(content) or "")
-        for adapter in {lesson.adapter, routes[content]} - {None}:  # the base is known to be right
-            answers.want(content, adapter, 64 if probe.item else config.general_tokens, probe.messages)
-    answers.ask()
+    exam.want({question for questions in (*facts.values(), strangers) for question in questions}, config.max_tokens)
+    exam.want_again([question for _, _, question in again], config.max_tokens)
+    exam.want_general(general, config.general_tokens)
+    exam.answers.ask()
 
-    facts, gone = (
-        tuple(_fact(fact, exam[fact.key], answers, lesson.adapter, routes) for fact in part)
-        for part in (lesson.facts, forgotten)
-    )
-    total = sum(fact.asked for fact in facts)
-    recall = ThreeWays(*(wilson(sum(getattr(f, way) for f in facts), total) for way in ("base", "forced", "routed")))
+    results, gone = (tuple(exam.fact(fact, facts[fact.key]) for fact in part) for part in (lesson.facts, forgotten))
+    asked = sum(fact.asked for fact in results)
+    recall = ThreeWays(*(wilson(sum(getattr(f, way) for f in results), asked) for way in ("base", "forced", "routed")))
+    drift = text_drift(engine, probes.texts, lesson.adapter, exam.who, config.text_tokens)
+    measures = Measures(recall, drift, exam.kept(general), exam.false(strangers))
+    return Measured(measures, results, tuple(exam.earlier_one(each, again) for each in earlier), gone)
 
-    def falsely(adapter_of: Callable[[str], str | None]) -> Estimate:
-        texts = [answers.text(s.question, adapter_of(s.question)) for s in strangers]
-        return wilson(sum(any(right(fact, text) for fact in lesson.facts) for text in texts), len(texts))
 
-    false = ThreeWays(falsely(lambda _: None), falsely(lambda _: lesson.adapter), falsely(lambda q: routes[q]))
+class _Exam:
+    """One lesson's questions, and who answers each: the base, the lesson's adapter, or whom a router picks."""
 
-    def kept(adapter_of: Callable[[str], str | None]) -> Estimate:
-        rights = [
-            adapter_of(c) is None or probe.right(answers.completion(c, adapter_of(c)))
-            for probe in general
-            for c in [_content(probe.messages)]
-        ]
+    def __init__(
+        self, lesson: Lesson, earlier: Sequence[Lesson], route: Route, route_before: Route, answers: Answers
+    ) -> None:
+        self.lesson, self.answers, self.engine = lesson, answers, answers.engine
+        self._adapters = {each.id: each.adapter for each in (*earlier, lesson)}
+        self._route, self._route_before = route, route_before
+
+    def who(self, question: str) -> str | None:
+        """The adapter that answers, now that the lesson is known too."""
+        return self._adapters.get(self._route(question) or "")
+
+    def who_before(self, question: str) -> str | None:
+        """The adapter that answered before the lesson."""
+        return self._adapters.get(self._route_before(question) or "")
+
+    def want(self, questions: Collection[str], max_tokens: int) -> None:
+        """Questions for the base, the lesson's adapter and whom the router picks."""
+        for question in questions:
+            for adapter in {None, self.lesson.adapter, self.who(question)}:
+                self.answers.want(question, adapter, max_tokens)
+
+    def want_again(self, questions: Sequence[str], max_tokens: int) -> None:
+        """Questions about earlier lessons."""
+        for question in questions:
+            for adapter in {self.who(question), self.who_before(question)}:
+                self.answers.want(question, adapter, max_tokens)
+
+    def want_general(self, general: Sequence[Question], max_tokens: int) -> None:
+        """General questions; the base is known to be right."""
+        for probe in general:
+            for adapter in {self.lesson.adapter, self.who(probe.text)} - {None}:
+                self.answers.want(probe.text, adapter, 64 if probe.item else max_tokens, probe.messages)
+
+    def fact(self, fact: Fact, questions: Sequence[str]) -> FactResult:
+        """How often a fact was told, three ways."""
+        ways: tuple[Way, ...] = (_nobody, self._forced, self.who)
+        counts = [sum(right(fact, self.answers.text(q, way(q))) for q in questions) for way in ways]
+        return FactResult(fact.key, fact.question, fact.value, len(questions), *counts)
+
+    def false(self, strangers: Sequence[str]) -> ThreeWays:
+        """How often a stranger was given a taught value."""
+        return ThreeWays(*(self._falsely(strangers, way) for way in (_nobody, self._forced, self.who)))
+
+    def kept(self, general: Sequence[Question]) -> ThreeWays:
+        """How many of the general questions are still answered rightly."""
+        whole = wilson(len(general), len(general))
+        return ThreeWays(whole, *(self._kept(general, way) for way in (self._forced, self.who)))
+
+    def earlier_one(self, each: Lesson, again: Sequence[tuple[Lesson, Fact, str]]) -> EarlierResult:
+        """An earlier lesson, asked again; its drift is that of the perplexity of its own answers."""
+        asked = [(fact, question) for other, fact, question in again if other is each]
+        before, after = ([way(q) for _, q in asked] for way in (self.who_before, self.who))
+        recall_before, recall = (
+            wilson(sum(right(f, self.answers.text(q, a)) for (f, q), a in zip(asked, who, strict=True)), len(asked))
+            for who in (before, after)
+        )
+        texts = [fact.answer for fact, _ in asked]
+        scored = {name: nats(self.engine, texts, name) for name in {None, self.lesson.adapter, *before, *after}}
+        old, new = (np.array([scored[a].nats[i] for i, a in enumerate(who)]) for who in (before, after))
+        base = scored[None]
+        drift = ThreeWays(
+            rise(base, base.nats),
+            rise(base, scored[self.lesson.adapter].nats),
+            rise(Scored(old, base.tokens, base.bytes, base.document), new),
+        )
+        return EarlierResult(each.id, each.name, recall_before, recall, drift)
+
+    def _forced(self, question: str) -> str | None:
+        return self.lesson.adapter
+
+    def _falsely(self, strangers: Sequence[str], way: Way) -> Estimate:
+        texts = [self.answers.text(question, way(question)) for question in strangers]
+        return wilson(sum(any(right(fact, text) for fact in self.lesson.facts) for text in texts), len(texts))
+
+    def _kept(self, general: Sequence[Question], way: Way) -> Estimate:
+        who = [(probe, way(probe.text)) for probe in general]
+        rights = [a is None or probe.right(self.answers.completion(probe.text, a)) for probe, a in who]
         return wilson(sum(rights), len(rights))
 
-    kept_ways = ThreeWays(wilson(len(general), len(general)), kept(lambda _: lesson.adapter), kept(lambda c: routes[c]))
-    results = tuple(
-        _earlier(
-            engine,
-            each,
-            lesson,
-            [(f, q) for other, f, q in again if other is each],
-            answers,
-            adapters,
-            route,
-            route_before,
-        )
-        for each in earlier
-    )
-    drift = text_drift(
-        engine, probes.texts, lesson.adapter, lambda text: adapters.get(route(text) or ""), config.text_tokens
-    )
-    return Measured(Measures(recall, drift, kept_ways, false), facts, results, gone)
+
+def _nobody(question: str) -> str | None:
+    return None
 
 
 def text_drift(
@@ -203,16 +248,6 @@ def _of_length(texts: Sequence[str], tokens: int) -> list[str]:
     return list(texts[: int(np.searchsorted(sizes, tokens)) + 1])
 
 
-def _fact(
-    fact: Fact, questions: Sequence[str], answers: Answers, adapter: str | None, routes: Mapping[str, str | None]
-) -> FactResult:
-    counts = [
-        sum(right(fact, answers.text(q, adapter_of)) for q, adapter_of in zip(questions, ways, strict=True))
-        for ways in ([None] * len(questions), [adapter] * len(questions), [routes[q] for q in questions])
-    ]
-    return FactResult(fact.key, fact.question, fact.value, len(questions), *counts)
-
-
 def _sampled(earlier: Sequence[Lesson], count: int) -> list[tuple[Lesson, Fact, str]]:
     """About so many facts of the earlier lessons in all, evenly, at least one of each, with a question never trained on."""
     sampled = []
@@ -221,35 +256,3 @@ def _sampled(earlier: Sequence[Lesson], count: int) -> list[tuple[Lesson, Fact, 
         step = max(1, len(each.facts) // most)
         sampled += [(each, fact, exam_questions(fact, 1, 0)[0]) for fact in each.facts[::step][:most]]
     return sampled
-
-
-def _earlier(
-    engine: Engine,
-    each: Lesson,
-    lesson: Lesson,
-    asked: Sequence[tuple[Fact, str]],
-    answers: Answers,
-    adapters: Mapping[str, str | None],
-    route: Route,
-    route_before: Route,
-) -> EarlierResult:
-    """An earlier lesson, asked again; its drift is that of the perplexity of its own answers."""
-    ways = {way: [adapters.get(way(q) or "") for _, q in asked] for way in (route, route_before)}
-    rights = {
-        way: wilson(sum(right(f, answers.text(q, a)) for (f, q), a in zip(asked, ways[way], strict=True)), len(asked))
-        for way in ways
-    }
-    texts = [fact.answer for fact, _ in asked]
-    scored = {name: nats(engine, texts, name) for name in {None, lesson.adapter, *ways[route], *ways[route_before]}}
-    before, after = (np.array([scored[a].nats[i] for i, a in enumerate(ways[w])]) for w in (route_before, route))
-    base = scored[None]
-    drift = ThreeWays(
-        rise(base, base.nats),
-        rise(base, scored[lesson.adapter].nats),
-        rise(Scored(before, base.tokens, base.bytes, base.document), after),
-    )
-    return EarlierResult(each.id, each.name, rights[route_before], rights[route], drift)
-
-
-def _content(messages: Sequence[Message]) -> str:
-    return str(messages[-1]["content"])

@@ -51,6 +51,11 @@ class Question:
     item: Item | None = None
     """A question of tinyworld's exam, which has its own score."""
 
+    @property
+    def text(self) -> str:
+        """What the router sees: the last message."""
+        return str(self.messages[-1]["content"])
+
     def right(self, answer: Completion) -> bool:
         """Whether an answer is right."""
         words = "".join(part["text"] for part in answer.parts if part["type"] == "text")
@@ -87,7 +92,7 @@ def probes_of(base_id: str, engine: Callable[[], Engine], tokenizer: Tokenizer, 
     if kept is None:
         began, asking = seconds(), engine()
         right = _answered(asking, questions)
-        known = {plain_text(q.messages[-1]["content"]).casefold() for q in questions}
+        known = {plain_text(q.text).casefold() for q in questions}
         kept = {"right": right, "chats": _chats(asking, known), "texts": _texts(asking)}
         kept["seconds"] = round(seconds() - began, 1)
         write_json(path, kept)
