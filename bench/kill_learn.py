@@ -30,7 +30,8 @@ from typing import Any
 import httpx
 
 from nanohydra.files import write_json
-from nanohydra.hydra.worker import Worker, WorkerConfig, content_hash
+from nanohydra.hydra.shelf import content_hash
+from nanohydra.hydra.worker import Worker, WorkerConfig
 from nanohydra.store import Store
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"

@@ -17,7 +17,7 @@ from serve_server import Running, served
 from serve_tiny import tiny_adapter, tiny_base
 
 from nanohydra.data.chat import render_chat
-from nanohydra.hydra.worker import MARK, content_hash
+from nanohydra.hydra.shelf import MARK, content_hash
 from nanohydra.infer.config import EngineConfig, SamplingParams
 from nanohydra.jobs.bases import open_engine
 from nanohydra.serve.config import ServeConfig

@@ -19,7 +19,8 @@ from nanohydra.hydra import history, retest
 from nanohydra.hydra.lesson_job import job_of
 from nanohydra.hydra.material import Fact, Material, Passage
 from nanohydra.hydra.schedule import Schedule
-from nanohydra.hydra.worker import Worker, WorkerConfig, content_hash
+from nanohydra.hydra.shelf import content_hash
+from nanohydra.hydra.worker import Worker, WorkerConfig
 from nanohydra.store import Lesson, Store
 
 FAKE = (sys.executable, str(Path(__file__).with_name("learn_fake.py")))

@@ -31,19 +31,17 @@ from typing import Any
 
 from nanohydra import logs
 from nanohydra.errors import UserError
-from nanohydra.files import atomic_folder, write_json
-from nanohydra.home import home
+from nanohydra.files import write_json
 from nanohydra.hydra.lesson_job import NothingToTrain, job_of
 from nanohydra.hydra.retest import Probe
 from nanohydra.hydra.schedule import Schedule
+from nanohydra.hydra.shelf import Shelf
 from nanohydra.store import Lesson, Store
 
 log = logging.getLogger("nanohydra.hydra.worker")
 
 COMMAND = (sys.executable, "-m", "nanohydra.hydra.lesson_process")
 JOB, OUTCOME, LOG = "job.json", "outcome.json", "log.txt"
-MARK = "lesson.json"
-"""In an adapter's folder: the database that knows it, and its lesson."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +77,22 @@ class Worker:
         self.command = tuple(command)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
         self.stop = Event()
-        self.lessons = home() / "lessons"
-        self.adapters = home() / "adapters"
-        self.database = ""
+        self.shelf = Shelf(store)
         self._lock: int | None = None
-        self._tidied = -1
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def alone(self, wait: bool = True) -> Iterator[bool]:
         """Within, this is the machine's only worker; False where there is another and `wait` is False, or `stop` was set."""
-        self.lessons.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.lessons / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self.shelf.lessons.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self.shelf.lessons / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             while not (locked := _lock(lock)) and wait and not self.stop.wait(self.config.poll_seconds):
                 pass
             if locked:
-                self._lock, self.database = lock, _identity(self.store)
-                self.repair()
+                self._lock = lock
+                self.shelf.repair()
             yield locked
         finally:
             self._lock = None
@@ -108,7 +103,7 @@ class Worker:
         with self.alone() as first:
             while first and not self.stop.is_set():
                 if not self.work_once():
-                    self.tidy()
+                    self.shelf.tidy()
                     between()
                     self.stop.wait(self.config.poll_seconds)
 
@@ -144,7 +139,7 @@ class Worker:
         """What came of a lesson: from its child, or as an earlier child left it. UserError, ChildFailed, Stopped."""
         job = job_of(self.store, lesson)
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
-        folder = self.folder(lesson)
+        folder = self.shelf.folder(lesson)
         done = read_outcome(folder)
         if done is None or done["job"] != digest:
             _cleared(folder)
@@ -212,7 +207,7 @@ class Worker:
 
     def probe(self, probe: Probe) -> dict[str, int] | None:
         """Asks facts again in a child, like a lesson: right answers by the facts' ids; None where it came to nothing."""
-        folder = self.lessons / f"{self.database[:8]}-retest"
+        folder = self.shelf.work("retest")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / JOB, {**probe.job(self.store), "digest": ""})
@@ -229,77 +224,14 @@ class Worker:
         if self.stop.is_set():
             raise Stopped
 
-    # -- publishing ---------------------------------------------------------------------------------------------------
-
     def _finish(self, lesson: Lesson, outcome: Mapping[str, Any]) -> None:
-        """Puts the adapter in its place, then tells the store, in one transaction; only then the lesson's folder goes."""
-        adapter = None
-        state, receipt = outcome["state"], outcome.get("receipt")
-        if state == "published":
-            source = self.folder(lesson) / "adapter"
-            content_id = content_hash(source)
-            final = self.adapters / content_id
-            if not final.exists():
-                with atomic_folder(final) as temporary:
-                    shutil.copytree(source, temporary, dirs_exist_ok=True)
-                    temporary.chmod(0o700)  # its receipt quotes what was taught
-                    write_json(temporary / MARK, {"database": self.database, "lesson": lesson.id})
-            adapter = (adapter_name(lesson), str(final), lesson.base_id, content_id)
-        reason = outcome.get("reason") or None
+        """Puts the adapter on the shelf, then tells the store, in one transaction; only then the lesson's folder goes."""
+        state = outcome["state"]
+        adapter = self.shelf.put(lesson) if state == "published" else None
+        receipt, reason = outcome.get("receipt"), outcome.get("reason") or None
         kept = self.store.finish(lesson.id, self.name, state, receipt=receipt, error=reason, adapter=adapter)
         log.info("lesson ends", extra={"lesson": lesson.id, "state": state if kept else "lost"})
-        self._tidied = -1
-
-    def folder(self, lesson: Lesson) -> Path:
-        """Where a lesson is made."""
-        return self.lessons / f"{self.database[:8]}-{lesson.id}"
-
-    # -- order --------------------------------------------------------------------------------------------------------
-
-    def repair(self) -> list[str]:
-        """Mends what a killed worker left: half-written folders go, and lessons whose adapter folder is missing are made
-        again. Returns a line for each thing that was done. Only while `alone`."""
-        self.adapters.mkdir(parents=True, exist_ok=True)
-        mended = []
-        for folder in self.adapters.iterdir():
-            if folder.name.startswith(".") and folder.name.endswith((".tmp", ".old")):
-                shutil.rmtree(folder, ignore_errors=True)
-                mended.append(f"half-written, removed: {folder.name}")
-        for lesson in self.store.published_lessons():
-            if not Path(lesson.adapter_folder).is_dir():
-                self.store.requeue(lesson.id, lesson.user_id)
-                mended.append(f"adapter lost, made again: lesson {lesson.id}")
-        return self._told(mended + self._tidy())
-
-    def tidy(self) -> list[str]:
-        """Removes what no lesson needs any more, where the store has changed: adapters that lost their names (a lesson
-        reverted, a fact forgotten, a publish that was cut short), and working folders of lessons that are over."""
-        if self.store.version() == self._tidied:
-            return []
-        return self._told(self._tidy())
-
-    def _tidy(self) -> list[str]:
-        self._tidied = self.store.version()
-        open_folders = {self.folder(lesson).name for lesson in self.store.open_lessons()}
-        old = [f for f in self.lessons.glob(f"{self.database[:8]}-*") if f.name not in open_folders]
-        named = {Path(folder).name for folder in self.store.adapter_folders()}
-        old += [f for f in self.adapters.iterdir() if f.name not in named and self._ours(f)]
-        for folder in old:
-            shutil.rmtree(folder, ignore_errors=True)
-        return [f"no longer needed, removed: {folder.name}" for folder in old]
-
-    def _ours(self, folder: Path) -> bool:
-        """Whether a lesson of this database was published as this folder: others may share the home."""
-        try:
-            mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return bool(mark.get("database") == self.database)
-
-    def _told(self, mended: list[str]) -> list[str]:
-        for line in mended:
-            log.info("tidied", extra={"what": line})
-        return mended
+        self.shelf.changed()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -332,17 +264,6 @@ def _stop_with_stdin(worker: Worker) -> None:
     while os.read(0, 4096):  # not sys.stdin, whose lock a thread would hold at the end
         pass
     worker.stop.set()
-
-
-def adapter_name(lesson: Lesson) -> str:
-    """The name of a lesson's adapter. People's own adapters cannot have such names."""
-    return f"lesson-{lesson.id}"
-
-
-def content_hash(folder: Path) -> str:
-    """The id of an adapter folder, as adapt.folder.adapter_id computes it, without torch."""
-    parts = (folder / name for name in ("adapter_config.json", "adapter_model.safetensors"))
-    return hashlib.sha256(b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)).hexdigest()
 
 
 def _cleared(folder: Path) -> None:
@@ -381,14 +302,6 @@ def _pump(source: Any, lines: SimpleQueue[bytes | None]) -> None:
 
 def _ending(status: int) -> str:
     return f"Its process was killed (signal {-status})." if status < 0 else f"Its process ended with status {status}."
-
-
-def _identity(store: Store) -> str:
-    """The database's own name, drawn once: so that databases that share a home know what is theirs."""
-    if (known := store.setting("identity")) is None:
-        store.set_setting("identity", os.urandom(16).hex())
-        known = store.setting("identity")
-    return str(known)
 
 
 if __name__ == "__main__":
