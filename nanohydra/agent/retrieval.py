@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,18 +103,26 @@ class Index:
             self._flat = faiss.IndexFlatIP(vectors.shape[1])
             self._flat.add(np.ascontiguousarray(vectors, np.float32))
 
-    def search(self, query: str, vector: Vectors | None = None, k: int = 3, least: float = 0.5) -> list[Hit]:
+    def search(
+        self,
+        query: str,
+        vector: Vectors | None = None,
+        k: int = 3,
+        least: float = 0.5,
+        among: Collection[int] | None = None,
+    ) -> list[Hit]:
         """Up to `k` texts for which there is evidence, best first; often none.
 
         Args:
             vector: (D,) the query's unit vector; without it, or without the texts' vectors, words alone decide.
             least: the evidence that is needed; 0: whatever ranks best.
+            among: the numbers of the texts to look at; None: all.
         """
         if not self.texts:
             return []
         tokens = self.tokens(query)
         fused: dict[int, float] = {}
-        for ranking in (self._by_words(tokens), self._by_meaning(vector)):
+        for ranking in (self._by_words(tokens, among), self._by_meaning(vector, among)):
             for rank, number in enumerate(ranking, start=1):
                 fused[number] = fused.get(number, 0.0) + 1 / (FUSION + rank)
         hits = []
@@ -134,17 +142,25 @@ class Index:
         stems: list[str] = self._stem([word for word in words if word and word not in STOP_WORDS])
         return stems
 
-    def _by_words(self, tokens: list[str]) -> list[int]:
+    def _by_words(self, tokens: list[str], among: Collection[int] | None) -> list[int]:
         known = [token for token in tokens if token in self._rarity]
         if not known:
             return []
         scores: NDArray[np.float32] = self._bm25.get_scores(known)
+        if among is not None:
+            inside = np.zeros(len(scores), bool)
+            inside[list(among)] = True
+            scores = np.where(inside, scores, 0)
         best = np.argpartition(-scores, min(DEPTH, len(scores) - 1))[:DEPTH]
         return [int(n) for n in best[np.argsort(-scores[best], kind="stable")] if scores[n] > 0]
 
-    def _by_meaning(self, vector: Vectors | None) -> list[int]:
-        if vector is None or self._flat is None:
+    def _by_meaning(self, vector: Vectors | None, among: Collection[int] | None) -> list[int]:
+        if vector is None or self._flat is None or self._vectors is None:
             return []
+        if among is not None:
+            numbers = np.array(sorted(among), np.int64)
+            order = np.argsort(-(self._vectors[numbers] @ vector), kind="stable")[:DEPTH]
+            return [int(n) for n in numbers[order]]
         _, numbers = self._flat.search(np.ascontiguousarray(vector[None], np.float32), min(DEPTH, len(self.texts)))
         return [int(n) for n in numbers[0]]
 

@@ -23,6 +23,8 @@ Vectors = NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
 MASK = "this one"
 """What stands for a name in texts that are compared by their embeddings."""
+SHARPNESS = 20.0
+"""How much a higher cosine makes an attribute more probable."""
 WORDINGS = 12
 """Questions of each attribute that are compared."""
 FAMILIES = {
@@ -76,6 +78,13 @@ class Attributes:
         """The cosine of each attribute's nearest wording with an embedded question (D,)."""
         nearest = np.maximum.reduceat(self._vectors @ vector, self._starts)
         return dict(zip(self.names, nearest.tolist()))
+
+    def shares(self, vector: Vectors) -> Vectors:
+        """(names) how probably an embedded text is about each attribute; they sum to 1."""
+        nearest = np.maximum.reduceat(self._vectors @ vector, self._starts)
+        odds = np.exp(SHARPNESS * (nearest - nearest.max()))
+        shares: Vectors = odds / odds.sum()
+        return shares
 
     @classmethod
     def _of(cls, attributes: Sequence[str], embed: Embed) -> Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from nanohydra.agent.retrieval import Index
 from nanohydra.hydra.attributes import Attributes, Embed, Vectors
 from nanohydra.hydra.history import strike
 from nanohydra.hydra.likeness import fact_text
+from nanohydra.hydra.names import words
 from nanohydra.hydra.router import LessonId, Router, Taught
 from nanohydra.store import Lesson, LessonFact, LessonPassage, Store
 
@@ -38,11 +39,17 @@ class Memory:
     """By lesson: what its owner called it."""
     where: dict[int, str]
     """By passage: the file and page it comes from."""
+    holders: Mapping[str, frozenset[int]]
+    """By folded word: the passages, by their place, in which it stands."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to recall."""
         return not self.passages and not any(lesson.facts for lesson in self.router.lessons)
+
+    def holding(self, names: Collection[str]) -> frozenset[int]:
+        """The passages, by their place, that hold all these folded words."""
+        return frozenset.intersection(*(self.holders.get(name, frozenset()) for name in names))
 
 
 class Vectorizer:
@@ -118,6 +125,7 @@ def read_memory(
         _adapters(lessons, base_id),
         {lesson.id: lesson.name for lesson in lessons},
         {passage.id: passage.source for passage in passages},
+        before.holders if before is not None and before.texts == texts else _holders(texts),
     )
 
 
@@ -153,6 +161,14 @@ def _index(
         return before.index
     vectors = vectorizer.of_passages(passages, texts) if vectorizer is not None and texts else None
     return Index(texts, vectors)
+
+
+def _holders(texts: Sequence[str]) -> dict[str, frozenset[int]]:
+    found: dict[str, set[int]] = {}
+    for number, text in enumerate(texts):
+        for word in words(text):
+            found.setdefault(word.text, set()).add(number)
+    return {word: frozenset(numbers) for word, numbers in found.items()}
 
 
 def _adapters(lessons: Sequence[Lesson], base_id: str) -> dict[LessonId, str]:

@@ -1,24 +1,65 @@
-"""The sentence of a passage that answers a question.
+"""The sentences of passages that answer a question.
 
 Of somebody who is named, a sentence must hold the whole name, or go on about who was named before it. What is asked is then
-compared with names masked out, as the router does.
+compared with names masked out, as the router does: by the two embeddings, by whether both are about the same usual attribute
+("send for her if you need a locksmith" is about a job), and by what kind of answer is wanted: a number, or a name.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from nanohydra.hydra.attributes import MASK, Embed
+import numpy as np
+
+from nanohydra.hydra.attributes import MASK, Attributes, Embed, Vectors
 from nanohydra.hydra.names import words
 from nanohydra.hydra.plain_words import FUNCTION, PRONOUNS
+from nanohydra.hydra.sentences import CLEFT
 
 LEAST = 0.3
-"""Least cosine of a masked question and a masked sentence about the right name (bench/retrieval.py)."""
+"""Least cosine of a question that names nobody and a sentence."""
 LEAST_WORDS = 0.3
 """Without embeddings: the least share of the question's own words."""
+LEAST_FIT = 2.7
+"""Least fit of a sentence about whom the question names: 2 of 100 answers fit less (bench/retrieval.py --calibrate)."""
+CLOSE = 2.0
+"""Sentences whose fits differ by less cannot be told apart: both are quoted."""
 MOST = 32
 """Sentences that are embedded for one question, at most."""
+NUMBERED = re.compile(r"\b(when|year|date|day|how (?:old|many|much|tall|long|far|big))\b", re.I)
+NAMED = re.compile(
+    r"\b(who|whom|whose|person|friend|where|town|city|place|country|river|company|organi[sz]ation|firm|employ\w*)\b",
+    re.I,
+)
+"""What asks for a number, and what asks for a name."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each likeness counts for; fitted by bench/retrieval.py --calibrate."""
+
+    cosine: float = 8.75
+    attribute: float = 6.7
+    number: float = 3.9
+    """A number where one is asked for."""
+    no_number: float = -3.9
+    """A number where none is."""
+    name: float = 2.2
+    """Another name where one is asked for."""
+    first: float = 1.2
+    """Whom the question is about comes first in the sentence."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A sentence of a passage that may answer a question."""
+
+    passage: int
+    """Its place among the passages."""
+    sentence: str
+    fit: float
 
 
 def sentences(text: str) -> list[str]:
@@ -35,7 +76,8 @@ def about(text: str, names: frozenset[str]) -> list[str]:
         holds = names <= {word.text for word in said}
         pronoun = next((i for i, word in enumerate(said) if word.text in PRONOUNS), None)
         # A name before the pronoun would be what the pronoun stands for.
-        going_on = holds or (going_on and pronoun is not None and not any(w.capital for w in said[1:pronoun]))
+        goes_on = going_on and pronoun is not None and not any(word.capital for word in said[1:pronoun])
+        going_on = holds or (goes_on and not CLEFT.match(sentence))
         if going_on:
             found.append(sentence)
     return found
@@ -56,18 +98,60 @@ def mask_words(text: str, names: frozenset[str]) -> str:
 
 
 def best(
-    question: str, candidates: Sequence[tuple[int, str]], names: frozenset[str], embed: Embed | None
-) -> list[tuple[int, str]]:
-    """Of (passage, sentence) those that fit the question, best first; often none."""
+    question: str,
+    candidates: Sequence[tuple[int, str]],
+    names: frozenset[str],
+    embed: Embed | None,
+    attributes: Attributes | None,
+    rivals: Sequence[str] = (),
+) -> list[Quote]:
+    """Of (passage, sentence) those that fit the question, better than any of the rivals, best first; often none."""
     candidates = list(dict.fromkeys(candidates))[:MOST]
     if not candidates:
         return []
-    if embed is None:
+    texts = [*(sentence for _, sentence in candidates), *rivals]
+    if embed is None or attributes is None:
         asked = {w.text for w in words(question)} - FUNCTION - names
-        scores = [len(asked & {w.text for w in words(s)}) / len(asked) if asked else 1.0 for _, s in candidates]
-        least = LEAST_WORDS
+        fits = [len(asked & {w.text for w in words(text)}) / len(asked) if asked else 1.0 for text in texts]
+        enough = [fit >= LEAST_WORDS for fit in fits]
     else:
-        vectors = embed([mask_words(text, names) for text in [question, *(sentence for _, sentence in candidates)]])
-        scores, least = (vectors[1:] @ vectors[0]).tolist(), LEAST
-    order = sorted(range(len(candidates)), key=lambda i: -scores[i])
-    return [candidates[i] for i in order if scores[i] >= least]
+        vectors = embed([mask_words(text, names) for text in [question, *texts]])
+        found = features(question, texts, names, vectors, attributes)
+        fits = (found @ np.array(list(vars(Weights()).values()))).tolist()
+        enough = [fit >= LEAST_FIT if names else cosine >= LEAST for fit, cosine in zip(fits, found[:, 0])]
+    beaten = max(fits[len(candidates) :], default=-np.inf)
+    order = sorted(range(len(candidates)), key=lambda i: -fits[i])
+    return [Quote(*candidates[i], fits[i]) for i in order if enough[i] and fits[i] > beaten]
+
+
+def features(
+    question: str, texts: Sequence[str], names: frozenset[str], vectors: Vectors, attributes: Attributes
+) -> Vectors:
+    """What speaks for each text as an answer: (texts, 6), in the order of `Weights`.
+
+    Args: vectors: (1 + texts, D) of the masked question and texts.
+    """
+    shares = np.stack([attributes.shares(vector) for vector in vectors])
+    numbered, named = bool(NUMBERED.search(question)), bool(NAMED.search(question))
+    rows = []
+    for text, vector, share in zip(texts, vectors[1:], shares[1:]):
+        said = words(text)
+        others = [i for i, word in enumerate(said) if word.capital and not word.starts and word.text not in names]
+        number = any(word.text[0].isdigit() for word in said)
+        begins = next((i for i, word in enumerate(said) if word.text in names), -1)
+        rows.append(
+            (
+                float(vector @ vectors[0]),
+                float(share @ shares[0]),
+                numbered and number,
+                not numbered and number,
+                named and not numbered and bool(others),
+                not others or begins <= others[0],
+            )
+        )
+    return np.array(rows, np.float32)
+
+
+def closest(found: Sequence[Quote]) -> list[Quote]:
+    """The best quotation, with a second one where they cannot be told apart."""
+    return [quote for quote in found[:2] if found[0].fit - quote.fit < CLOSE]

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from nanohydra.hydra.attributes import Embed, Vectors
 from nanohydra.hydra.memory import Memory, Vectorizer, read_memory
-from nanohydra.hydra.quoting import about, best
+from nanohydra.hydra.quoting import Quote, about, best, closest
 from nanohydra.hydra.router import Route, text_of
 from nanohydra.store import LessonFact, LessonPassage, Store
 
@@ -41,6 +41,9 @@ class RecallConfig:
 
     sources: int = 3
     """How many facts or passages an answer rests on, at most."""
+
+    sure: float = 0.9
+    """A fact that fits a question less than this answers it only where no sentence of a passage fits better."""
 
     users: int = 64
     """Users whose indexes are kept in memory."""
@@ -98,6 +101,8 @@ class Plan:
         }
 
 
+PASSAGES = 12
+"""Passages about whom a question names that are read sentence by sentence."""
 NOTHING = Route(None, "none", "nothing was taught", 0.0)
 
 
@@ -152,23 +157,29 @@ class Recall:
         vectors = None if self._vectorizer is None else self._vectorizer.embed(asked)
         route = memory.router.route(question, context, None if vectors is None else vectors[0])
         facts = [fact for fact in route.facts if isinstance(fact, LessonFact)]
-        if weights and route.lesson_id is not None and (adapter := memory.adapters.get(route.lesson_id)):
+        vector = None if vectors is None else vectors[1]
+        found: list[Quote] = []
+        if retrieval and (not facts or route.score < self.config.sure):
+            found = self._passages(memory, asked[1], vector, facts)
+        if found:
+            facts = []
+        elif weights and route.lesson_id is not None and (adapter := memory.adapters.get(route.lesson_id)):
             held = [fact for fact in facts if memory.adapters.get(fact.lesson_id) == adapter]
             return Plan("weights", route, adapter, int(route.lesson_id), self._cited(memory, _first(held)))
         if not retrieval:
             return Plan("base", route)
-        sources = self._cited(memory, _first(facts))
-        quoted = [source.text for source in sources]
-        if not sources:
-            found = self._passages(memory, asked[1], None if vectors is None else vectors[1])
-            sources = self._cited(memory, [memory.passages[number] for number, _ in found])
-            quoted = [f"“{sentence}”" for _, sentence in found[:1]]
+        passages = list(dict.fromkeys(quote.passage for quote in found))
+        sources = self._cited(memory, _first(facts) or [memory.passages[number] for number in passages])
         if not sources:
             return Plan("base", route)
         if self._parameters >= self.config.reads_from if reads is None else reads:
             return Plan("reading", route, None, sources[0].lesson_id, sources, prompt=_prompt(sources))
-        sources = sources[: len(quoted)]
-        quote = " ".join(f"{text} [{source.n}]" for text, source in zip(quoted, sources))
+        if facts:
+            quote = " ".join(f"{source.text} [{source.n}]" for source in sources)
+        else:
+            quoted = closest(found)
+            sources = sources[: len({each.passage for each in quoted})]
+            quote = " ".join(f"“{each.sentence}” [{passages.index(each.passage) + 1}]" for each in quoted)
         return Plan("quote", route, None, sources[0].lesson_id, sources, quote=quote)
 
     def memory(self, user_id: int) -> Memory:
@@ -183,19 +194,21 @@ class Recall:
             self._memories.move_to_end(user_id)
             return before
 
-    def _passages(self, memory: Memory, question: str, vector: Vectors | None) -> list[tuple[int, str]]:
-        """The passages that answer a question, each with its best sentence; those hold every name of the question."""
-        names = memory.router.named(question)
-        # A name found word by word is evidence enough to look closer.
-        hits = memory.index.search(
-            question, vector, k=12 if names else self.config.sources, least=0.0 if names else 0.5
-        )
+    def _passages(
+        self, memory: Memory, question: str, vector: Vectors | None, facts: Sequence[LessonFact]
+    ) -> list[Quote]:
+        """The sentences that answer a question, best first; they, or what they go on about, hold every name of it.
+
+        facts: that may answer it too; a sentence must fit the question better than any of them."""
+        names, index = memory.router.named(question), memory.index
+        if names:
+            # A name found word by word is evidence enough to look closer.
+            hits = index.search(question, vector, k=PASSAGES, least=0.0, among=memory.holding(names))
+        else:
+            hits = index.search(question, vector, k=self.config.sources)
         candidates = [(hit.number, sentence) for hit in hits for sentence in about(memory.texts[hit.number], names)]
-        embed = None if self._vectorizer is None else self._vectorizer.embed
-        found: dict[int, str] = {}
-        for number, sentence in best(question, candidates, names, embed):
-            found.setdefault(number, sentence)
-        return list(found.items())[: self.config.sources]
+        embed, usual = (self._vectorizer.embed, self._vectorizer.usual()) if self._vectorizer else (None, None)
+        return best(question, candidates, names, embed, usual, [fact.answer for fact in facts])
 
     def _cited(self, memory: Memory, found: Sequence[LessonFact | LessonPassage]) -> tuple[Source, ...]:
         texts = {passage.id: text for passage, text in zip(memory.passages, memory.texts)}

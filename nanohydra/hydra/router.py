@@ -1,8 +1,8 @@
 """Which lesson a question is for, if any. The default is the base: a wrong adapter does more harm than none.
 
 A lesson answers when the question names what one of its facts is about (or goes on about it) and asks for something like
-that fact; or names a fact's value and is nearly the fact's own question; or, for facts about nothing nameable, is nearly
-the fact's own question. Names are compared word by word (names.py), so a near miss names nobody. What is asked is compared
+that fact; or names a fact's value and asks whose it is; or, for facts about nothing nameable, is nearly the fact's own
+question. Names are compared word by word (names.py), so a near miss names nobody. What is asked is compared
 with names masked out: between sentences that share a name, embeddings see mostly the name.
 
 Use:
@@ -99,8 +99,10 @@ class Thresholds:
     """... whose subject is named by a first or last name alone, or by a common noun; or is the person who asks."""
     own: float = 0.7
     """Least likeness of a fact about the person who asks: "I" stands in questions about anything."""
+    valued: float = 0.45
+    """Least likeness of a fact whose value alone is named: "Who was born in Oslo?"."""
     free: float = 0.6
-    """Least cosine with a fact about nothing nameable, or of which the question names the value alone."""
+    """Least cosine with a fact about nothing nameable."""
     free_words: float = 0.75
     """The same where there are no vectors: the least overlap of the two's words (Dice 1945)."""
 
@@ -182,6 +184,8 @@ class Router:
             return mask(question, mentions, said)
         if self.subjects(question, context)[0]:
             return masked(PRONOUN, question)
+        if valued := self._of_values(said):
+            return mask(question, valued, said)
         return masked(SPEAKER, question) if SELF in self._about else question
 
     def resolved(self, question: str, context: Context = ()) -> str:
@@ -221,21 +225,28 @@ class Router:
         about, sure, evidence = self.subjects(question, context)
         if about:
             return self._named(about, sure, evidence, said, vector)
-        asked, known = stems(said), not self._unknown(said)
+        own = self._about.get(SELF, ()) if any(word.text in FIRST_PERSON for word in said) else ()
+        valued = [entry for name in _unique(self._of_values(said)) for entry in self._valued[name]]
         entries = list(self._about.get((), ()))
-        if SELF in self._about and any(word.text in FIRST_PERSON for word in said):
-            if vector is None or self._attributes is None:
-                entries += self._about[SELF]
-            elif known:
-                fits = self._fits(self._about[SELF], vector)
-                scored = [(fit, entry) for fit, likeness, entry in fits if likeness >= self.thresholds.own]
-                if (route := self._best(scored, self.thresholds.unsure, "entity", "asks about you", "")).facts:
+        if vector is None or self._attributes is None:
+            entries += [*own, *valued]
+        else:
+            for part, likely in (
+                (valued, self.thresholds.valued),
+                (() if self._unknown(said) else own, self.thresholds.own),
+            ):
+                fits = [(fit, entry) for fit, likeness, entry in self._fits(part, vector) if likeness >= likely]
+                about_it = "names what was told" if part is valued else "asks about you"
+                if (route := self._best(fits, self.thresholds.unsure, "entity", about_it, "")).facts:
                     return route
-        if known:
-            entries += [entry for name in _unique(self._values.find(said)) for entry in self._valued[name]]
-        scored = [(self._likeness(entry, asked, vector), entry) for entry in entries]
+        scored = [(self._likeness(entry, stems(said), vector), entry) for entry in entries]
         least = self.thresholds.free_words if vector is None else self.thresholds.free
         return self._best(scored, least, "similar", "is like a taught question", "nothing taught is like it")
+
+    def _of_values(self, said: Sequence[Word]) -> list[Mention]:
+        """The values that a question names, to ask whose they are; "Oslo's" asks about Oslo itself."""
+        found = [] if self._unknown(said) else self._values.find(said)
+        return [mention for mention in found if not said[mention.end - 1].possessive]
 
     def _named(
         self, about: Sequence[Name], sure: bool, evidence: str, said: Sequence[Word], vector: Vectors | None

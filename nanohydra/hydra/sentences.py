@@ -105,10 +105,14 @@ def _twice(clause: str) -> list[str]:
     return [f"{m['S']} {m['one']}", f"{m['S']} {m['two']}"] if m else [clause]
 
 
+CLEFT = re.compile(r"it (?:is|was) .+ (?:that|who|whom|which|when|where)\b", re.I)
+"""Its "it" stands for nobody: "It is the Iron Office that employs her."."""
+
+
 def resolve(clause: str, last: str | None) -> tuple[str | None, str]:
     """Whom a clause is about, and the clause with that name in place of a pronoun at its start."""
     first, _, rest = clause.partition(" ")
-    if last and rest:
+    if last and rest and not CLEFT.match(clause):
         name = {ME: "I", "us": "we"}.get(last, last)
         if first.lower() in {"he", "she", "they", "it"}:
             rest = re.sub(r"^(?:are|were|have)\b", lambda m: {"are": "is", "were": "was", "have": "has"}[m[0]], rest)
