@@ -114,7 +114,8 @@ class _Entry:
     lesson: int
     fact: TaughtFact
     name: Name
-    attribute: str
+    attributes: frozenset[str]
+    """What it tells, by the names of `Attributes`."""
     stems: frozenset[str]
     row: int | None
     """Its row in the router's vectors."""
@@ -136,6 +137,12 @@ class Router:
         self.fit = fit or Fit()
         self._attributes = attributes
         newest = {fact.key: i for i, lesson in enumerate(self.lessons) for fact in lesson.facts}
+        pets = {
+            (fact.subject, f"{fact.value}'s name")
+            for one in self.lessons
+            for fact in one.facts
+            if fact.attribute == "pet"
+        }
         blocks: list[Vectors] = []
         self._entries: list[_Entry] = []
         rows = 0
@@ -145,8 +152,10 @@ class Router:
                     continue
                 row = None if lesson.vectors is None else rows + n
                 name = SELF if fact.subject in SPEAKERS else name_of(fact.subject)
-                attribute = canonical(fact.attribute) if fact.attribute else ""
-                self._entries.append(_Entry(i, fact, name, attribute, fact_stems(fact), row))
+                told = frozenset({canonical(fact.attribute)} if fact.attribute else ())
+                if (fact.subject, fact.attribute) in pets:  # "her pet's name?", where the tortoise's was taught
+                    told |= {"pet's name"}
+                self._entries.append(_Entry(i, fact, name, told, fact_stems(fact), row))
             if lesson.vectors is not None:
                 blocks.append(lesson.vectors)
                 rows += len(lesson.vectors)
@@ -269,9 +278,12 @@ class Router:
         """How well each fact of one subject fits an embedded question, and how like it is."""
         assert self._attributes is not None
         nearest = self._attributes.likeness(vector)
-        taught = {entry.attribute for entry in entries}
+        taught = {name for entry in entries for name in entry.attributes}
         rival = max((value for name, value in nearest.items() if name not in taught), default=0.0)
-        alike = [max(self._cosine(entry, vector), nearest.get(entry.attribute, 0.0)) for entry in entries]
+        alike = [
+            max([self._cosine(entry, vector), *(nearest.get(name, 0.0) for name in entry.attributes)])
+            for entry in entries
+        ]
         return [(self.fit.score(likeness, rival), likeness, entry) for likeness, entry in zip(alike, entries)]
 
     def _focus(self, said: Sequence[Word], focus: list[Mention]) -> list[Mention]:
