@@ -193,7 +193,7 @@ class Worker:
             stderr=errors,
             pass_fds=(self._lock,),
             process_group=0,  # a terminal's Ctrl-C is for us: we end the child
-            env={"GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": threads, **os.environ},
+            env={"OMP_NUM_THREADS": threads, **os.environ},
         )
         try:
             yield child
