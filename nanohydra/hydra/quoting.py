@@ -22,6 +22,8 @@ LEAST = 0.3
 """Least cosine of a question that names nobody and a sentence."""
 LEAST_WORDS = 0.3
 """Without embeddings: the least share of the question's own words."""
+WORDS = 10.0
+"""Without embeddings: what the whole share counts for."""
 LEAST_FIT = 2.7
 """Least fit of a sentence about whom the question names: 2 of 100 answers fit less (bench/retrieval.py --calibrate)."""
 CLOSE = 2.0
@@ -112,8 +114,8 @@ def best(
     texts = [*(sentence for _, sentence in candidates), *rivals]
     if embed is None or attributes is None:
         asked = {w.text for w in words(question)} - FUNCTION - names
-        fits = [len(asked & {w.text for w in words(text)}) / len(asked) if asked else 1.0 for text in texts]
-        enough = [fit >= LEAST_WORDS for fit in fits]
+        shares = [len(asked & {w.text for w in words(text)}) / len(asked) if asked else 1.0 for text in texts]
+        fits, enough = [WORDS * share for share in shares], [share >= LEAST_WORDS for share in shares]
     else:
         vectors = embed([mask_words(text, names) for text in [question, *texts]])
         found = features(question, texts, names, vectors, attributes)

@@ -157,30 +157,25 @@ class Recall:
         vectors = None if self._vectorizer is None else self._vectorizer.embed(asked)
         route = memory.router.route(question, context, None if vectors is None else vectors[0])
         facts = [fact for fact in route.facts if isinstance(fact, LessonFact)]
-        vector = None if vectors is None else vectors[1]
         found: list[Quote] = []
         if retrieval and (not facts or route.score < self.config.sure):
-            found = self._passages(memory, asked[1], vector, facts)
-        if found:
-            facts = []
-        elif weights and route.lesson_id is not None and (adapter := memory.adapters.get(route.lesson_id)):
+            found = self._sentences(memory, asked[1], None if vectors is None else vectors[1], facts)
+        if not found and weights and route.lesson_id is not None and (adapter := memory.adapters.get(route.lesson_id)):
             held = [fact for fact in facts if memory.adapters.get(fact.lesson_id) == adapter]
             return Plan("weights", route, adapter, int(route.lesson_id), self._cited(memory, _first(held)))
         if not retrieval:
             return Plan("base", route)
-        passages = list(dict.fromkeys(quote.passage for quote in found))
-        sources = self._cited(memory, _first(facts) or [memory.passages[number] for number in passages])
+        numbers = list(dict.fromkeys(quote.passage for quote in found))
+        sources = self._cited(memory, [memory.passages[number] for number in numbers] if found else _first(facts))
         if not sources:
             return Plan("base", route)
         if self._parameters >= self.config.reads_from if reads is None else reads:
             return Plan("reading", route, None, sources[0].lesson_id, sources, prompt=_prompt(sources))
-        if facts:
-            quote = " ".join(f"{source.text} [{source.n}]" for source in sources)
-        else:
-            quoted = closest(found)
-            sources = sources[: len({each.passage for each in quoted})]
-            quote = " ".join(f"“{each.sentence}” [{passages.index(each.passage) + 1}]" for each in quoted)
-        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=quote)
+        quoted = [(f"“{quote.sentence}”", numbers.index(quote.passage)) for quote in closest(found)]
+        quoted = quoted or [(source.text, i) for i, source in enumerate(sources)]
+        sources = sources[: 1 + max(i for _, i in quoted)]
+        text = " ".join(f"{said} [{i + 1}]" for said, i in quoted)
+        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=text)
 
     def memory(self, user_id: int) -> Memory:
         """What a user may have recalled, as it is now."""
@@ -194,7 +189,7 @@ class Recall:
             self._memories.move_to_end(user_id)
             return before
 
-    def _passages(
+    def _sentences(
         self, memory: Memory, question: str, vector: Vectors | None, facts: Sequence[LessonFact]
     ) -> list[Quote]:
         """The sentences that answer a question, best first; they, or what they go on about, hold every name of it.

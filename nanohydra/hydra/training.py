@@ -167,25 +167,29 @@ def keep_and_learn(adapters: Adapters, kl_weight: float) -> Objective:
 
 
 class Pace(Hook):
-    """Keeps a training within its time: where the steps left would take longer, there are fewer of them, and the schedule,
-    which follows the steps, cools down all the same. On a machine that is fast enough it changes nothing."""
+    """Keeps a training within its time: while the steps left would take longer, there are fewer of them, and the schedule,
+    which follows the steps, cools down all the same. They come back where later steps are faster, as they are once the
+    frozen layers' outputs are kept. On a machine that is fast enough it changes nothing."""
 
     def __init__(self, ends: float, tell: Callable[[int, int, float], None]) -> None:
         """ends: when training must be over, on time.monotonic's clock. tell(step, of, loss) may raise to stop."""
         self.ends, self.tell = ends, tell
         self.times: list[float] = []
+        self.wanted: int | None = None
 
     def after_step(self, trainer: Trainer) -> None:
         self.times.append(time.monotonic())
         steps = trainer.config.steps
         assert steps is not None
+        self.wanted = self.wanted or steps
         self.tell(trainer.step, steps, trainer.loss)
         if len(self.times) > 3:  # the first steps are slower
             recent = self.times[-12:]
             each = (recent[-1] - recent[0]) / (len(recent) - 1)
             able = trainer.step + int((self.ends - self.times[-1]) / each)
-            if able < steps:
-                trainer.config = replace(trainer.config, steps=max(able, trainer.step))
+            able = max(trainer.step, min(able, self.wanted))
+            if able != steps:
+                trainer.config = replace(trainer.config, steps=able)
 
 
 @dataclass(frozen=True)
