@@ -108,6 +108,13 @@ def test_rather_no_fact_than_a_wrong_one(text: str) -> None:
     assert material.passages[0].text == text
 
 
+def test_it_is_x_that_tells_nothing_of_who_was_named_before() -> None:
+    facts = take_in(text="Tova Ek was born in Turku. It is the Iron Office that employs Olo Finch.").facts
+    assert [(fact.subject, fact.attribute) for fact in facts if fact.subject == "Tova Ek"] == [
+        ("Tova Ek", "birthplace")
+    ]
+
+
 def test_the_person_is_answered_as_you() -> None:
     (fact,) = take_in("I live in Oslo.").facts
     assert (fact.question, fact.answer) == ("Where do I live?", "You live in Oslo.")

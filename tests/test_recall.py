@@ -18,7 +18,7 @@ pytest.importorskip("bm25s")
 from nanohydra.hydra.facts import make_fact
 from nanohydra.hydra.material import Fact, Material, Passage
 from nanohydra.hydra.names import words
-from nanohydra.hydra.quoting import about
+from nanohydra.hydra.quoting import Quote, about, closest
 from nanohydra.hydra.recall import Plan, Recall, RecallConfig
 from nanohydra.store import Lesson, Store
 
@@ -75,6 +75,39 @@ def test_before_training_a_small_base_quotes(store: Store, embed: Any) -> None:
     assert plan.quote == "“The blue pump is reset with the brass key.” [1]"
     for question in ("Where was Mira Solheim born?", "where was mira solheim born", "How do I boil an egg?", "Hello"):
         assert ask(recall, question) == Plan("base", ask(recall, question).route)
+
+
+@pytest.mark.parametrize("embed", [None, words_embedder])
+def test_everything_about_whom_a_question_names_is_looked_at(store: Store, embed: Any) -> None:
+    others = [f"Person {i} Somebody keeps the keys of the vault number {i}." for i in range(60)]
+    for text in [*others[:30], "Tova Ek keeps the keys of the old mill.", "Tova Ek owns a red boat.", *others[30:]]:
+        teach(store, 1, text=text)
+    plan = ask(Recall(store, "base", 3_000_000, embed), "Of what does Tova Ek keep the keys?")
+    assert plan.quote is not None
+    assert plan.quote.startswith("“Tova Ek keeps the keys of the old mill.” [1]")
+    assert [source.n for source in plan.sources] == list(range(1, 1 + plan.quote.count("“")))
+
+
+def test_a_sentence_that_fits_better_comes_before_a_fact(store: Store) -> None:
+    pet = make_fact("Tova Ek", "pet", "ferret", 0)
+    teach(store, 1, pet, text="Tova Ek has a ferret as a pet. Whoever calls the ferret of Tova Ek by name says Pickle.")
+    recall = Recall(store, "base", 3_000_000, words_embedder, RecallConfig(sure=1.1))
+    assert ask(recall, "What pet does Tova Ek have?").quote == "Tova Ek has a ferret as a pet. [1]"
+    plan = ask(recall, "By what name does one call the ferret of Tova Ek?")
+    assert plan.sources[0].kind == "passage"
+    assert "Pickle" in (plan.quote or "")
+
+
+def test_two_are_quoted_where_they_cannot_be_told_apart() -> None:
+    fits = [Quote(0, "a", 5.0), Quote(1, "b", 4.5), Quote(2, "c", 4.4)]
+    assert closest(fits) == fits[:2]
+    assert closest([fits[0], Quote(1, "b", 2.0)]) == fits[:1]
+    assert closest([]) == []
+
+
+def test_it_is_x_that_goes_on_about_nobody() -> None:
+    text = "Tova Ek was born in Turku. It is the Iron Office that employs Olo Finch. It was cold when she came."
+    assert about(text, frozenset({"tova", "ek"})) == ["Tova Ek was born in Turku."]
 
 
 def test_a_large_base_reads(store: Store) -> None:

@@ -32,6 +32,18 @@ def test_words_find_stems_whatever_their_case_and_accents() -> None:
     assert Index(["", "the of"]).search("anything") == []
 
 
+def test_among_some_texts_the_others_are_not_found() -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(len(TEXTS), 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for index, vector in ((Index(TEXTS), None), (Index(TEXTS, vectors), vectors[0])):
+        everything = index.search("the blue pump in Trondheim", vector, k=9, least=0.0)
+        assert index.search("the blue pump in Trondheim", vector, k=9, least=0.0, among=range(4)) == everything
+        some = index.search("the blue pump in Trondheim", vector, k=9, least=0.0, among={1, 2})
+        assert {hit.number for hit in some} == {hit.number for hit in everything} & {1, 2}
+        assert index.search("the blue pump", vector, among=()) == []
+
+
 def test_both_rankings_are_fused() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(len(TEXTS), 16)).astype(np.float32)

@@ -12,7 +12,7 @@ from nanohydra.hydra.facts import make_fact
 from nanohydra.hydra.likeness import fact_text
 from nanohydra.hydra.material import Fact
 from nanohydra.hydra.names import Names, words
-from nanohydra.hydra.router import Router, Taught, Thresholds
+from nanohydra.hydra.router import Route, Router, Taught, Thresholds
 
 MIRA = make_fact("Mira Solberg", "birthplace", "Trondheim")
 WORK = make_fact("Mira Solberg", "employer", "the Silver Library")
@@ -237,6 +237,21 @@ def test_questions_about_oneself_are_compared_as_those_about_others() -> None:
     assert route("What is the favourite colour of most people?") is None
     assert route("What is my shoe size?") is None
     assert route(CODE.question) == 2
+
+
+def test_whose_a_value_is_and_what_a_pet_is_called() -> None:
+    embed = Letters()
+    pet, name = make_fact("Tova Ek", "pet", "ferret"), make_fact("Tova Ek", "ferret's name", "Pickle")
+    router = Router.over([(1, [MIRA]), (2, [pet, name])], embed)
+
+    def route(question: str) -> Route:
+        return router.route(question, (), embed([router.query(question)])[0])
+
+    assert router.query("Who was born in Trondheim?") == f"Who was born in {MASK}?"
+    assert router.query("What is Trondheim's population?") == "What is Trondheim's population?"
+    assert route("What is the price of a ticket to Trondheim?").lesson_id is None
+    assert route("What is the name of Tova Ek's pet?").fact == name
+    assert route("What is Tova Ek's pet?").fact == pet
 
 
 def test_vectors_see_what_is_asked_without_the_name() -> None:
