@@ -7,7 +7,7 @@ import time
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from nanohydra.train.signals import Interrupted
+from nanohydra.train.signals import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from nanohydra.hydra.worker import Worker
@@ -37,28 +37,26 @@ def make(store: Store, lesson_ids: list[int], user_id: int) -> list[Lesson]:
     trouble: list[BaseException] = []
     thread = Thread(target=_work, args=(worker, trouble), daemon=True)
     thread.start()
+    asked = StopRequest()  # remembered, not raised: in the middle of a transaction it would leave the database locked
     try:
-        with Bar() as bar:
+        with asked.listening(speak=False), Bar() as bar:
             for lesson_id in lesson_ids:
                 bar.begin(lesson_id)
-                while (lesson := store.lesson(lesson_id, user_id)).state not in OVER and not trouble:
+                while (
+                    (lesson := store.lesson(lesson_id, user_id)).state not in OVER and not trouble and not asked.signal
+                ):
                     bar.show(lesson)
                     time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt as e:
-        _stop(worker, thread)
+    finally:
+        worker.stop.set()
+        thread.join()
+    if asked.signal:
         running = any(store.lesson(lesson_id, user_id).state == "running" for lesson_id in lesson_ids)
         how = "The server goes on with it." if running else "The lesson stays queued. Go on with: nanohydra learn"
-        raise Interrupted(how, 130) from e
-    finally:
-        _stop(worker, thread)
+        raise Interrupted(how, 128 + asked.signal)
     if trouble:
         raise trouble[0]
     return [store.lesson(lesson_id, user_id) for lesson_id in lesson_ids]
-
-
-def _stop(worker: Worker, thread: Thread) -> None:
-    worker.stop.set()
-    thread.join()
 
 
 def _work(worker: Worker, trouble: list[BaseException]) -> None:

@@ -125,7 +125,13 @@ class Learning:
         novelty = found.novelty
         out = [] if replace else [fact.key for fact, _ in novelty.contradicting]
         out += [] if unsure else [fact.key for fact, _ in novelty.unsure]
-        lesson = self.submit(user, found.material, out, settings=settings, key=key, body=body)
+        try:
+            lesson = self.submit(user, found.material, out, settings=settings, key=key, body=body)
+        except UserError:
+            # The same request, sent again while the first was being taken in, finds all of it known by now.
+            if key is None or (known := self._store.lesson_of_key(user.user_id, key, body)) is None:
+                raise
+            return {"job": known.id, "lesson": known.id}
         return {
             "job": lesson.id,
             "lesson": lesson.id,

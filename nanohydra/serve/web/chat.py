@@ -59,6 +59,7 @@ class ChatPage(OpenChat):
         self._busy = False
         self._checked = time.monotonic()
         self._turn = asyncio.Lock()
+        self._keeping = asyncio.Lock()
         self._next = 0.0
         self._shown = True
 
@@ -310,8 +311,9 @@ class ChatPage(OpenChat):
 
     async def _keep(self) -> None:
         conversation, system, settings = self.conversation, self.system, self.settings
-        if conversation is not None and await self.known():
-            await run_in_threadpool(self.store.configure, conversation.id, self.visitor.user_id, system, settings)
+        async with self._keeping:  # one after the other: threads could end in another order, and an older change last
+            if conversation is not None and await self.known():
+                await run_in_threadpool(self.store.configure, conversation.id, self.visitor.user_id, system, settings)
 
     async def _guard(self, work: Any) -> bool:
         """Does what asks the model, unless something stands in the way, which is said. True where it was done."""
