@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_the_same_request_makes_one_lesson(server: Running) -> None:
         assert again.status_code == 400
         assert "known already" in again.json()["error"]["message"]
         assert http.delete(f"/learn/{first.json()['job']}").json()["state"] == "cancelled"
+
+
+def test_the_same_request_many_times_at_once_makes_one_lesson(server: Running) -> None:
+    with caller(server, "clio", "chat", "teach") as http, ThreadPoolExecutor(8) as pool:
+        sent = {"json": {"text": "Rut Moss was born in Turku."}, "headers": {"Idempotency-Key": "at once"}}
+        answers = list(pool.map(lambda _: http.post("/learn", **sent), range(8)))
+        assert [answer.status_code for answer in answers] == [202] * 8, [answer.text for answer in answers]
+        assert len({answer.json()["lesson"] for answer in answers}) == 1
+        http.delete(f"/learn/{answers[0].json()['job']}")
 
 
 def test_a_newer_fact_takes_an_older_one_s_place_or_not(server: Running) -> None:
