@@ -140,7 +140,9 @@ class Siege:
         name = f"{NAMES[number % 10]} {chr(65 + number // 10 % 26)}{'aeiou'[number // 260 % 5]}lvik"
         key = f"key-{number}"
         self.keys[key] = None
-        body = {"text": f"{name} was born in {self.draw.choice(PLACES)}.", "settings": fast() if self.real else {}}
+        text = f"{name} was born in {self.draw.choice(PLACES)}."
+        # The names are near to one another, which a person would be asked about.
+        body = {"text": text, "unsure": True, "settings": fast() if self.real else {}}
         cut = self.draw.random() < 0.2  # the API dies while it is being asked
         while self.keys[key] is None:
             self.up()

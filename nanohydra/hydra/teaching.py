@@ -60,7 +60,11 @@ def add(
     facts = [fact for fact in material.facts if fact.key not in known | out]
     dropped = [fact for fact in material.facts if fact.key in out]
     passages = [{**p.to_data(), "text": _without(p.text, p.number, dropped)} for p in material.passages]
-    if not facts and (known or out):
+    if not facts and dropped:
+        raise UserError(
+            "Nothing of it is left to teach: what is not known already was left out, as unsure or by choice."
+        )
+    if not facts and known:
         raise UserError("Everything in it is known already, so there is no lesson to make of it.")
     rows = [{**f.to_data(), "key": f.key, "supersedes": supersedes.get(f.key)} for f in facts]
     settings = config if isinstance(config, Mapping) else plain_settings(config)
