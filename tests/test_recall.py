@@ -17,6 +17,7 @@ pytest.importorskip("bm25s")
 
 from nanohydra.hydra.facts import make_fact
 from nanohydra.hydra.material import Fact, Material, Passage
+from nanohydra.hydra.memory import REMEMBERED, Vectorizer
 from nanohydra.hydra.names import words
 from nanohydra.hydra.quoting import Quote, about, closest
 from nanohydra.hydra.recall import Plan, Recall, RecallConfig
@@ -108,6 +109,24 @@ def test_two_are_quoted_where_they_cannot_be_told_apart() -> None:
 def test_it_is_x_that_goes_on_about_nobody() -> None:
     text = "Tova Ek was born in Turku. It is the Iron Office that employs Olo Finch. It was cold when she came."
     assert about(text, frozenset({"tova", "ek"})) == ["Tova Ek was born in Turku."]
+
+
+def test_what_was_embedded_lately_is_not_embedded_again(store: Store) -> None:
+    asked: list[str] = []
+
+    def embed(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return words_embedder(texts)
+
+    vectorizer = Vectorizer(store, embed)
+    first = vectorizer.remembering(["a b", "c", "a b"])
+    assert np.array_equal(first, words_embedder(["a b", "c", "a b"]))
+    assert asked == ["a b", "c"]
+    assert np.array_equal(vectorizer.remembering(["c", "d"]), words_embedder(["c", "d"]))
+    assert asked == ["a b", "c", "d"]
+    many = [f"text {i}" for i in range(REMEMBERED)]
+    vectorizer.remembering(many)
+    assert np.array_equal(vectorizer.remembering(["c"]), first[1:2])
 
 
 def test_a_large_base_reads(store: Store) -> None:

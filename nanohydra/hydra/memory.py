@@ -18,6 +18,8 @@ from nanohydra.hydra.names import words
 from nanohydra.hydra.router import LessonId, Router, Taught
 from nanohydra.store import Lesson, LessonFact, LessonPassage, Store
 
+REMEMBERED = 10_000
+"""Texts whose embeddings are kept, 1.5 kB each."""
 _OWN = re.compile(r"(me|us)$|(my|our)\b", re.IGNORECASE)
 
 
@@ -58,6 +60,7 @@ class Vectorizer:
     def __init__(self, store: Store, embed: Embed, cache: Path | None = None) -> None:
         self._store, self.embed, self._cache = store, embed, cache
         self._usual: Attributes | None = None
+        self._remembered: dict[str, Vectors] = {}
         self._lock = threading.Lock()
 
     def usual(self) -> Attributes:
@@ -66,6 +69,15 @@ class Vectorizer:
             if self._usual is None:
                 self._usual = Attributes.usual(self.embed, self._cache)
             return self._usual
+
+    def remembering(self, texts: list[str]) -> Vectors:
+        """(texts, 384); what was asked for lately is not embedded again."""
+        known, distinct = self._remembered, list(dict.fromkeys(texts))
+        if len(known) + len(distinct) > REMEMBERED:
+            known = {}
+        if new := [text for text in distinct if text not in known]:
+            known = self._remembered = {**known, **dict(zip(new, self.embed(new)))}
+        return np.stack([known[text] for text in texts])
 
     def of_facts(self, facts: Sequence[LessonFact]) -> Vectors:
         """(facts, 384)."""
@@ -143,7 +155,7 @@ def _router(lessons: Sequence[Lesson], facts: dict[int, list[LessonFact]], vecto
     flat = [fact for lesson in lessons for fact in facts[lesson.id]]
     if vectorizer is None or not flat:
         return Router([Taught(lesson.id, facts[lesson.id]) for lesson in lessons])
-    attributes = vectorizer.usual().plus((fact.attribute for fact in flat), vectorizer.embed)
+    attributes = vectorizer.usual().plus((fact.attribute for fact in flat), vectorizer.remembering)
     vectors = vectorizer.of_facts(flat)
     taught: list[Taught] = []
     start = 0
