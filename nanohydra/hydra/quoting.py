@@ -25,7 +25,7 @@ LEAST_WORDS = 0.3
 WORDS = 10.0
 """Without embeddings: what the whole share counts for."""
 LEAST_FIT = 2.7
-"""Least fit of a sentence about whom the question names: 1 of 100 right ones fits less than 3.4 (bench/retrieval.py --calibrate)."""
+"""Least fit of a sentence about whom the question names: 1 of 100 right ones fits less than 3.4 (bench/retrieval.py)."""
 CLOSE = 2.0
 """Sentences whose fits differ by less cannot be told apart: both are quoted."""
 MOST = 32
