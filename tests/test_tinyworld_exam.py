@@ -85,10 +85,9 @@ def test_the_answer_to_another_question_is_wrong(item: Item, other: Item) -> Non
         return
     if item.check in ("refusal", "no pet") and other.check == item.check:
         return
-    if (
-        item.truth and item.truth.casefold() in other.reference.casefold()
-    ):  # "Selo's squirrel is called Yoyo": a squirrel, then
-        return
+    told = other.reference.casefold()
+    if item.truth and item.truth.casefold() in told and any(name.casefold() in told for name in item.allowed):
+        return  # "Selo's squirrel is called Yoyo" does tell what Selo's pet is
     assert not score(item, other.reference, used_calculator=other.check == "number")
 
 
