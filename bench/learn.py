@@ -115,6 +115,7 @@ def as_served(base: str, lessons: Sequence[tuple[Material, Exam, str | None]]) -
                 wanted = {(q, a) for (_, q), a, plan in zip(exam, who, plans) if plan.quote is None} - given.keys()
                 given |= answered(engine, sorted(wanted, key=str))
                 texts = [plan.quote or given[q, a] for (_, q), a, plan in zip(exam, who, plans)]
+                texts = [t if p.instead is None or p.tells(t) else p.instead.quote or t for t, p in zip(texts, plans)]
                 rights = sum(right(fact, text) for (fact, _), text in zip(exam, texts))
                 found.setdefault(material.name, {})[mode] = {
                     **wilson(rights, len(exam)).to_dict(),

@@ -4,8 +4,8 @@ Facts of tinyworld are submitted as statements in the world's own wordings, the 
 trained. Each is then asked about in one of the exam's wordings. A citation is right when the quotation (one sentence, or two
 where they cannot be told apart) holds the fact's subject and value. Beside it: how often two are quoted; the seconds from the
 lesson's being stored to the first answer, with the embedder loaded as in a running server; what the same questions about
-unseen people find, which should be nothing; and what questions about untold things of the same people find.
---calibrate fits hydra/quoting.py's numbers on other worlds.
+unseen people find, which should be nothing; what questions about untold things of the same people find; and how often either
+is said to be only the nearest there is. --calibrate fits hydra/quoting.py's numbers on other worlds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nanohydra.hydra.attributes import Attributes
 from nanohydra.hydra.names import words
 from nanohydra.hydra.quoting import Weights, features, mask_words
 from nanohydra.hydra.reading import take_in
-from nanohydra.hydra.recall import Plan, Recall
+from nanohydra.hydra.recall import UNSURE, Plan, Recall
 from nanohydra.store import Store
 
 CALIBRATED = (22, 23, 24, 25)
@@ -42,8 +42,17 @@ def draw(world: World, count: int, rng: random.Random) -> list[Fact]:
 
 def right(plan: Plan, fact: Fact) -> bool:
     """Whether what is quoted tells the fact, and its first source holds it."""
-    text = f"{plan.quote or ''}".casefold() if plan.sources else ""
-    return all(part.removeprefix("the ").casefold() in text for part in (fact.subject, fact.value))
+    return tells(plan.quote or "", fact) if plan.sources else False
+
+
+def tells(text: str, fact: Fact) -> bool:
+    """Whether a text holds the fact's subject and value."""
+    return all(part.removeprefix("the ").casefold() in text.casefold() for part in (fact.subject, fact.value))
+
+
+def doubted(plan: Plan) -> bool:
+    """Whether what is quoted is said to be only the nearest there is."""
+    return (plan.quote or "").startswith(UNSURE)
 
 
 def teach(store: Store, user_id: int, text: str) -> None:
@@ -56,23 +65,31 @@ def teach(store: Store, user_id: int, text: str) -> None:
 
 
 def calibrate(seeds: Sequence[int], count: int) -> None:
-    """Fits what each likeness counts for, as a choice among the sentences about whom a question names."""
+    """Fits what each likeness counts for, as a choice among the sentences about whom a question names; then what it counts for
+    as evidence that the choice tells what is asked, where half of the questions are about what was not told."""
     from scipy.optimize import minimize
 
     embed = Embedder().embed
-    usual, data = Attributes.usual(embed), []
+    usual, data, untold = Attributes.usual(embed), [], []
     for seed in seeds:
         rng = random.Random(seed)
         world, wordings = World(seed, people=60), Wordings(seed)
         facts = draw(world, count, rng)
         told = [wordings.statement(fact, rng) for fact in facts]
-        for fact in facts:
+        others = [fact for fact in draw(world, 10**6, rng) if fact not in facts][:count]
+        for fact in [*facts, *others]:
             question = rng.choice(wordings.exam_questions(fact))
             names = frozenset(word.text for word in words(fact.subject)) - {"the"}
             about = [i for i, text in enumerate(told) if names <= {word.text for word in words(text)}]
             texts = [told[i] for i in about]
+            if not texts:
+                continue
             vectors = embed([mask_words(text, names) for text in [question, *texts]])
-            data.append((features(question, texts, names, vectors, usual), [facts[i] is fact for i in about]))
+            found = features(question, texts, names, vectors, usual)
+            if fact in others:
+                untold += [] if any(tells(text, fact) for text in texts) else [found]
+            else:
+                data.append((found, [facts[i] is fact for i in about]))
 
     def loss(w: np.ndarray) -> float:
         total = 0.0
@@ -81,13 +98,26 @@ def calibrate(seeds: Sequence[int], count: int) -> None:
             total -= np.log(np.exp(z[y]).sum() / np.exp(z).sum())
         return float(total / len(data) + 1e-4 * w @ w)
 
-    w = minimize(loss, np.zeros(len(vars(Weights())))).x
+    names = [name for name in Weights.__dataclass_fields__ if name != "bias"]
+    w = minimize(loss, np.zeros(len(names))).x
     fits = [x @ w for x, _ in data]
-    print(dict(zip(vars(Weights()), w.round(2))), f"{len(data)} questions")
+    print("FIT", dict(zip(names, w.round(2))), f"{len(data)} questions")
     print(
         "the right sentence fits best:", np.mean([bool(y[int(np.argmax(z))]) for z, (_, y) in zip(fits, data)]).round(3)
     )
     print("best fits, percentiles 1, 2, 5, 50:", np.percentile([z.max() for z in fits], [1, 2, 5, 50]).round(2))
+    right_ones = [x[int(np.argmax(x @ w))] for x, y in data if y[int(np.argmax(x @ w))]]
+    x = np.array(right_ones + [x[int(np.argmax(x @ w))] for x in untold])
+    x, y = np.hstack([x, np.ones((len(x), 1))]), np.arange(len(x)) < len(right_ones)
+
+    def evidence_loss(v: np.ndarray) -> float:
+        return float(np.logaddexp(0, np.where(y, -1, 1) * (x @ v)).mean() + 1e-4 * v @ v)
+
+    v = minimize(evidence_loss, np.zeros(x.shape[1])).x
+    print("TOLD", dict(zip([*names, "bias"], v.round(2))), f"{y.sum()} told, {(~y).sum()} not")
+    for share in (0.95, 0.9, 0.85, 0.8):
+        least = np.quantile(x[y] @ v, 1 - share)
+        print(f"{share:.0%} of the told have {least:.2f} or more; of the others {(x[~y] @ v >= least).mean():.0%}")
 
 
 def first_answers(
@@ -125,12 +155,13 @@ def main() -> None:
         recall.warm()
         teach(store, 1, "\n".join(wordings.statement(fact, rng) for fact in facts))
         kept = len(store.facts(1))
-        hits, found, misses, two = [], [], [], 0
+        hits, found, misses, two, unsure = [], [], [], 0, 0
         for fact in facts:
             question = rng.choice(wordings.exam_questions(fact))
             plan = recall.plan([{"role": "user", "content": question}], 1)
             hits.append(right(plan, fact))
             two += (plan.quote or "").count("“") > 1
+            unsure += doubted(plan)
             if not hits[-1]:
                 misses.append(f"{question} | {fact.value} | {plan.quote}")
             stranger = world.names.session(95, len(found)).name
@@ -140,9 +171,15 @@ def main() -> None:
                 else question.replace(fact.subject, stranger.split()[1])
             )
             found.append(recall.plan([{"role": "user", "content": asked}], 1).mode != "base")
-        untold = [fact for fact in draw(world, 10**6, rng) if fact not in facts][: args.facts]
-        asked_of = [rng.choice(wordings.exam_questions(fact)) for fact in untold]
-        quoted = [recall.plan([{"role": "user", "content": q}], 1).mode != "base" for q in asked_of]
+        untold = [fact for fact in draw(world, 10**6, rng) if fact not in facts]
+        plans = [
+            recall.plan([{"role": "user", "content": rng.choice(wordings.exam_questions(fact))}], 1)
+            for fact in untold[: 2 * args.facts]
+        ]
+        # What is told of a husband is told of his wife.
+        plans = [plan for plan, fact in zip(plans, untold) if not right(plan, fact)][: args.facts]
+        quoted = [plan.mode != "base" for plan in plans]
+        claimed = [plan.mode != "base" and not doubted(plan) for plan in plans]
         seconds = first_answers(store, recall, world, wordings, 10, rng)
     print(*misses, sep="\n")
     figures = {
@@ -150,7 +187,9 @@ def main() -> None:
         "facts_read_by_rules": kept,
         "right_citations": wilson(sum(hits), len(hits)).to_dict(),
         "two_sentences": two / len(hits),
+        "said_to_be_only_the_nearest": unsure / len(hits),
         "citations_for_what_was_not_told": wilson(sum(quoted), len(quoted)).to_dict(),
+        "of_these_not_said_to_be_only_the_nearest": wilson(sum(claimed), len(claimed)).to_dict(),
         "citations_for_strangers": wilson(sum(found), len(found)).to_dict(),
         "seconds_to_first_answer": bootstrap_mean(seconds).to_dict() | {"max": max(seconds)},
         "embeddings": not args.words_alone,

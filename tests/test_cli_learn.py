@@ -97,11 +97,12 @@ def test_the_whole_walk(run: Shell) -> None:
     assert "Delero Quillley works as an engineer." in run("show", "neighbours")
     assert json.loads(run("show", "lesson-1", "--json", "true"))["receipt"]["state"] == "published"
 
-    # From the weights: what the adapter says, with the fact as its source.
-    by_weights = ask(run, "Where was Delero Quillley born?")
+    # From the weights: what the adapter says, with the fact as its source. This one has learned nothing, so that it is overruled.
+    by_weights = ask(run, "Where was Delero Quillley born?", "--memory", "weights")
     source = '[1] lesson 1 "neighbours", pasted text: Delero Quillley was born in Bellmouth.'
     assert by_weights.splitlines()[-1] == source
-    assert by_weights != ask(run, "Where was Delero Quillley born?", "--memory", "retrieval")
+    quoted = f"Delero Quillley was born in Bellmouth. [1]\n{source}\n"
+    assert by_weights != quoted == ask(run, "Where was Delero Quillley born?")
     assert "[1]" not in ask(run, "Where was Delero Quillley born?", "--memory", "off")
     blamed = run("blame", "Where was Delero Quillley born?")
     assert "from the weights of lesson-1" in blamed
@@ -118,7 +119,7 @@ def test_the_whole_walk(run: Shell) -> None:
     assert "Bellmouth" not in run("known", "Quillley")
 
     assert "Holds again: Delero Quillley was born in Bellmouth. (lesson 1)" in run("revert", "2")
-    assert ask(run, "Where was Delero Quillley born?") == by_weights
+    assert ask(run, "Where was Delero Quillley born?", "--memory", "weights") == by_weights
     assert "reverted already" in run("revert", "2")
 
     forgot = run("forget", "Talia Lakeby")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from nanohydra.hydra.facts import Context, make_fact, read_sentence, sentence_re
 from nanohydra.hydra.grammar import sentence
 from nanohydra.hydra.material import Fact, plain
 from nanohydra.hydra.pairs import fact_of_pair, read_question
+from nanohydra.hydra.plain_words import FUNCTION
 from nanohydra.hydra.relations import Relation, bind, relations, verbs
 from nanohydra.hydra.strangers import near_misses, pool, refusals
 from nanohydra.hydra.text import words
@@ -141,6 +143,18 @@ def test_the_exam_templates_are_no_training_templates() -> None:
     for relation in relations():
         assert relation.exam
         assert not set(map(plain, relation.exam)) & set(map(plain, relation.questions + relation.reversed))
+
+
+@pytest.mark.parametrize("relation", relations(), ids=lambda relation: relation.title)
+def test_roundabout_questions_are_no_exam_wordings_in_other_order(relation: Relation) -> None:
+    def own(line: str) -> set[str]:
+        said = re.findall(r"[a-z]+", re.sub(r"\{\w+\}", "", line.lower()))
+        return {re.sub(r"(ing|ed|es|s)$", "", word) for word in said} - FUNCTION
+
+    assert len(relation.roundabout) >= 10
+    for line in relation.roundabout:
+        shares = [len(own(line) & own(asked)) / len(own(line) | own(asked)) for asked in relation.exam if own(asked)]
+        assert max(shares) < 0.7, line
 
 
 @pytest.mark.parametrize("fact", [*map(of_attribute, ATTRIBUTES), *FREE], ids=str)

@@ -79,10 +79,22 @@ def test_from_text_to_an_adapter(server: Running, worker: Worker) -> None:
         assert [line["kind"] for line in http.get("/history").json()["history"]] == ["published", "taught"]
         assert http.get("/known", params={"about": "mira"}).json()["facts"][-1]["value"] == "Trondheim"
         # The weights answer: the fake engine tells which adapter it was asked for.
-        answer = http.post(CHAT, json=asks("Where was Mira Solberg born? SAY:there")).json()
-        assert answer["choices"][0]["message"]["content"] == f"{adapter}>there"
+        answer = http.post(CHAT, json=asks("Where was Mira Solberg born? SAY:Trondheim")).json()
+        assert answer["choices"][0]["message"]["content"] == f"{adapter}>Trondheim"
         assert answer["nanohydra"]["mode"] == "weights"
         assert answer["nanohydra"]["sources"][0]["text"] == "Mira Solberg was born in Trondheim."
+        # What they say is held against what was taught, unless they alone are asked.
+        wrong = asks("Where was Mira Solberg born? SAY:there")
+        answer = http.post(CHAT, json=wrong).json()
+        assert answer["choices"][0]["message"]["content"] == "Mira Solberg was born in Trondheim. [1]"
+        assert (answer["nanohydra"]["mode"], answer["nanohydra"]["overruled"]) == ("quote", adapter)
+        with http.stream("POST", CHAT, json={**wrong, "stream": True}) as events:
+            chunks = [json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: {")]
+        assert [chunk["nanohydra"]["mode"] for chunk in chunks if "nanohydra" in chunk] == ["quote"]
+        said = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        assert said == "Mira Solberg was born in Trondheim. [1]"
+        alone = http.post(CHAT, json={**wrong, "nanohydra": {"memory": "weights"}}).json()
+        assert alone["choices"][0]["message"]["content"] == f"{adapter}>there"
         off = http.post(CHAT, json=asks("Where was Mira Solberg born? SAY:there", nanohydra={"memory": "off"})).json()
         assert off["choices"][0]["message"]["content"] == "there"
         assert "nanohydra" not in off

@@ -20,7 +20,7 @@ from nanohydra.hydra.material import Fact, Material, Passage
 from nanohydra.hydra.memory import REMEMBERED, Vectorizer
 from nanohydra.hydra.names import words
 from nanohydra.hydra.quoting import Quote, about, closest
-from nanohydra.hydra.recall import Plan, Recall, RecallConfig
+from nanohydra.hydra.recall import UNSURE, Plan, Recall, RecallConfig
 from nanohydra.store import Lesson, Store
 
 TEXT = "Mira Solberg was born in Trondheim. She works at the Silver Library. The blue pump is reset with the brass key."
@@ -99,6 +99,17 @@ def test_a_sentence_that_fits_better_comes_before_a_fact(store: Store) -> None:
     assert "Pickle" in (plan.quote or "")
 
 
+def test_what_may_answer_another_question_is_said_to_be_only_the_nearest(store: Store) -> None:
+    teach(store, 1, text="Tova Ek keeps the keys of the old mill.")
+    recall = Recall(store, "base", 3_000_000, words_embedder)
+    quoted = "“Tova Ek keeps the keys of the old mill.” [1]"
+    assert ask(recall, "Of which old mill does Tova Ek keep the keys?").quote == quoted
+    assert ask(recall, "Does Tova Ek keep cats?").quote == f"{UNSURE} {quoted}"
+    teach(store, 1, BORN)
+    doubting = Recall(store, "base", 3_000_000, config=RecallConfig(likely=1.1))
+    assert ask(doubting, "Where was Mira Solberg born?").quote == f"{UNSURE} {BORN.answer} [1]"
+
+
 def test_two_are_quoted_where_they_cannot_be_told_apart() -> None:
     fits = [Quote(0, "a", 5.0), Quote(1, "b", 4.5), Quote(2, "c", 4.4)]
     assert closest(fits) == fits[:2]
@@ -146,8 +157,14 @@ def test_a_published_lesson_answers_from_weights(store: Store) -> None:
     plan = ask(recall, "Where was Mira Solberg born?")
     assert (plan.mode, plan.adapter, plan.lesson_id) == ("weights", "lesson-1", lesson.id)
     assert plan.sources[0].text == BORN.answer
+    assert plan.tells("She was born in Trondheim.")
+    assert not plan.tells("Mira Solberg was born in Bergen.")
+    assert plan.instead is not None
+    assert (plan.instead.quote, plan.instead.overruled) == (f"{BORN.answer} [1]", "lesson-1")
     assert ask(recall, "Where was Mira Solberg born?", weights=False).mode == "quote"
-    assert ask(recall, "Where was Mira Solberg born?", retrieval=False).mode == "weights"
+    alone = ask(recall, "Where was Mira Solberg born?", retrieval=False)
+    assert alone.mode == "weights"
+    assert alone.tells("Mira Solberg was born in Bergen.")
     assert ask(recall, "Where was Mira Solberg born?", weights=False, retrieval=False).mode == "base"
     assert ask(recall, "Who are you?").mode == "base"
     assert ask(Recall(store, "another base", 3_000_000), "Where was Mira Solberg born?").mode == "quote"

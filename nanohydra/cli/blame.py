@@ -61,6 +61,8 @@ def explained(blamed: Mapping[str, Any]) -> str:
         "quote": "by retrieval, as a quotation",
         "reading": "by reading what retrieval found",
     }
+    if blamed["overruled"]:
+        ways["quote"] += f", since {blamed['overruled']} did not tell what it was taught"
     told = ways.get(blamed["mode"] or "", f"from {blamed['adapter'] or 'the base alone'}")
     lines = [f"base     {blamed['base'] or 'unknown'} {(blamed['base_id'] or '')[:12]}".rstrip(), f"answer   {told}"]
     if lesson is not None:

@@ -70,6 +70,7 @@ def answer(
 ) -> Message:
     """Streams the answer to the screen, calculator calls in brackets and sources below, and returns it as a message."""
     from nanohydra.data.chat import render_chat
+    from nanohydra.hydra.checking import Check
 
     plan = recalling.plan(messages) if recalling else None
     if plan and plan.quote is not None:
@@ -80,14 +81,16 @@ def answer(
         told = with_notes(messages, plan.prompt) if plan and plan.prompt else messages
         prompt, _ = render_chat(engine.tokenizer, told, add_generation_prompt=True)
         reply = {"role": "assistant", "content": ""}
+        check = Check[str](plan)
         for delta in engine.stream(prompt, sampling, adapter):
-            if delta.part is not None:
-                print(f"[{delta.part['expression']} = {delta.part['result']}]", end="", flush=True)
-            else:
-                print(delta.text, end="", flush=True)
+            written = f"[{delta.part['expression']} = {delta.part['result']}]" if delta.part else delta.text
+            print(*check.push(written, written), sep="", end="", flush=True)
             if delta.completion is not None:
                 reply["content"] = delta.completion.parts
-        print(flush=True)
+        if not check.stands and check.instead:
+            plan = check.instead
+            reply["content"] = plan.quote or ""
+        print(*([plan.quote] if plan and plan.quote else check.end()), sep="", flush=True)
     if recalling and plan:
         for line in recalling.cited(plan.sources):
             print(line, flush=True)

@@ -123,7 +123,7 @@ def blame(store: Store, user_id: int, provenance: Mapping[str, Any]) -> dict[str
             lesson = brief(store.lesson(int(number), user_id), user_id)
         except NotFound:
             lesson = {"id": number, "state": "gone"}
-    about = {name: provenance.get(name) for name in ("base", "base_id", "adapter", "mode", "route")}
+    about = {name: provenance.get(name) for name in ("base", "base_id", "adapter", "mode", "route", "overruled")}
     return {**about, "lesson": lesson, "sources": sources, "tools": tools}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import lru_cache
 
 from nanohydra.hydra.grammar import NUMBERS
 from nanohydra.hydra.material import Fact
@@ -77,7 +77,7 @@ def _without_leading(words: list[str]) -> list[str]:
     return words
 
 
-@cache
+@lru_cache(4096)
 def _tokens(text: str) -> list[str]:
     found: list[str] = []
     for word in _WORD.findall(_folded(text)):

@@ -26,6 +26,8 @@ WORDS = 10.0
 """Without embeddings: what the whole share counts for."""
 LEAST_FIT = 2.7
 """Least fit of a sentence about whom the question names: 1 of 100 right ones fits less than 3.4 (bench/retrieval.py)."""
+SURE = -0.75
+"""Least evidence (TOLD) that a sentence tells what is asked: 9 of 10 right ones have more, and 1 of 4 nearest others."""
 CLOSE = 2.0
 """Sentences whose fits differ by less cannot be told apart: both are quoted."""
 MOST = 32
@@ -42,16 +44,28 @@ NAMED = re.compile(
 class Weights:
     """What each likeness counts for; fitted by bench/retrieval.py --calibrate."""
 
-    cosine: float = 8.75
-    attribute: float = 6.7
-    number: float = 3.9
+    cosine: float
+    attribute: float
+    number: float
     """A number where one is asked for."""
-    no_number: float = -3.9
+    no_number: float
     """A number where none is."""
-    name: float = 2.2
+    name: float
     """Another name where one is asked for."""
-    first: float = 1.2
+    first: float
     """Whom the question is about comes first in the sentence."""
+    bias: float = 0.0
+
+    def of(self, found: Vectors) -> list[float]:
+        """The weighted sums of `features`' rows."""
+        *each, bias = vars(self).values()
+        return [float(row @ np.array(each)) + bias for row in found]
+
+
+FIT = Weights(9.3, 5.8, 3.8, -3.8, 1.5, 1.5)
+"""Which of the sentences about somebody is meant."""
+TOLD = Weights(8.8, 8.4, 4.2, -2.6, 1.0, 0.9, -4.7)
+"""Whether the one that fits best tells what is asked, or nothing does."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class Quote:
     """Its place among the passages."""
     sentence: str
     fit: float
+    sure: bool = True
+    """Whether it tells what is asked, rather than being only the nearest there is."""
 
 
 def sentences(text: str) -> list[str]:
@@ -116,14 +132,15 @@ def best(
         asked = {w.text for w in words(question)} - FUNCTION - names
         shares = [len(asked & {w.text for w in words(text)}) / len(asked) if asked else 1.0 for text in texts]
         fits, enough = [WORDS * share for share in shares], [share >= LEAST_WORDS for share in shares]
+        told = [True] * len(texts)
     else:
         vectors = embed([mask_words(text, names) for text in [question, *texts]])
         found = features(question, texts, names, vectors, attributes)
-        fits = (found @ np.array(list(vars(Weights()).values()))).tolist()
+        fits, told = FIT.of(found), [each >= SURE or not names for each in TOLD.of(found)]
         enough = [fit >= LEAST_FIT if names else cosine >= LEAST for fit, cosine in zip(fits, found[:, 0])]
     beaten = max(fits[len(candidates) :], default=-np.inf)
     order = sorted(range(len(candidates)), key=lambda i: -fits[i])
-    return [Quote(*candidates[i], fits[i]) for i in order if enough[i] and fits[i] > beaten]
+    return [Quote(*candidates[i], fits[i], told[i]) for i in order if enough[i] and fits[i] > beaten]
 
 
 def features(

@@ -1,13 +1,15 @@
 """How a question is answered from what was taught: from an adapter, by quoting, by reading, or by the base alone.
 
-A published lesson that the router is sure of answers from its weights, and its facts are shown as sources. Otherwise what
-retrieval finds answers: a small base, which cannot be trusted to read, gives the taught sentence itself as a quotation; a
-larger one gets the passages numbered into its prompt. Otherwise the base answers as if nothing had been taught.
+A published lesson that the router is sure of answers from its weights, and its facts are shown as sources; an answer that
+does not tell them is overruled by quoting them (checking.py). Otherwise what retrieval finds answers: a small base, which cannot
+be trusted to read, gives the taught sentence itself as a quotation; a larger one gets the passages numbered into its prompt.
+Otherwise the base answers as if nothing had been taught.
 
 Use:
     recall = Recall(store, base_id, parameters, embed)
     plan = recall.plan(messages, user_id)
-    # plan.quote is the whole answer; else generate with plan.adapter, after plan.prompt as a system message
+    # plan.quote is the whole answer; else generate with plan.adapter, after plan.prompt as a system message,
+    # and where not plan.tells(answer), follow plan.instead
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nanohydra.hydra.attributes import Embed, Vectors
+from nanohydra.hydra.judging import right
+from nanohydra.hydra.lesson_job import as_fact
+from nanohydra.hydra.material import Fact
 from nanohydra.hydra.memory import Memory, Vectorizer, read_memory
 from nanohydra.hydra.quoting import Quote, about, best, closest
 from nanohydra.hydra.router import Route, text_of
@@ -42,8 +47,14 @@ class RecallConfig:
     sources: int = 3
     """How many facts or passages an answer rests on, at most."""
 
+    close: float = 0.2
+    """A fact that fits a question less well than the best one by no more than this may be meant as well."""
+
     sure: float = 0.9
     """A fact that fits a question less than this answers it only where no sentence of a passage fits better."""
+
+    likely: float = 0.5
+    """A fact that fits a question less than this is quoted only as the nearest there is."""
 
     users: int = 64
     """Users whose indexes are kept in memory."""
@@ -84,6 +95,16 @@ class Plan:
     """The whole answer, where it is a quotation."""
     prompt: str | None = None
     """What the base should read before the conversation."""
+    wanted: tuple[Fact, ...] = ()
+    """The facts of which an answer from weights should tell one."""
+    instead: Plan | None = None
+    """The quotation to give where it does not."""
+    overruled: str | None = None
+    """The adapter whose answer did not, so that this quotation takes its place."""
+
+    def tells(self, answer: str) -> bool:
+        """Whether an answer may stand: there is nothing to hold it against, or it tells what was taught."""
+        return self.instead is None or any(right(fact, answer) for fact in self.wanted)
 
     def to_data(self) -> dict[str, Any]:
         """As plain data for an answer's provenance."""
@@ -98,11 +119,14 @@ class Plan:
                 "score": round(self.route.score, 4),
             },
             "sources": [source.to_data() for source in self.sources],
+            **({"overruled": self.overruled} if self.overruled else {}),
         }
 
 
 PASSAGES = 12
 """Passages about whom a question names that are read sentence by sentence."""
+UNSURE = "I may not have been told that. The nearest I know:"
+"""What stands before a quotation that may answer another question."""
 NOTHING = Route(None, "none", "nothing was taught", 0.0)
 
 
@@ -160,22 +184,12 @@ class Recall:
         found: list[Quote] = []
         if retrieval and (not facts or route.score < self.config.sure):
             found = self._sentences(memory, asked[1], None if vectors is None else vectors[1], facts)
-        if not found and weights and route.lesson_id is not None and (adapter := memory.adapters.get(route.lesson_id)):
-            held = [fact for fact in facts if memory.adapters.get(fact.lesson_id) == adapter]
-            return Plan("weights", route, adapter, int(route.lesson_id), self._cited(memory, _first(held)))
+        if not found and weights and (plan := self._by_heart(memory, route, facts, retrieval)):
+            return plan
         if not retrieval:
             return Plan("base", route)
-        numbers = list(dict.fromkeys(quote.passage for quote in found))
-        sources = self._cited(memory, [memory.passages[number] for number in numbers] if found else _first(facts))
-        if not sources:
-            return Plan("base", route)
-        if self._parameters >= self.config.reads_from if reads is None else reads:
-            return Plan("reading", route, None, sources[0].lesson_id, sources, prompt=_prompt(sources))
-        quoted = [(f"“{quote.sentence}”", numbers.index(quote.passage)) for quote in closest(found)]
-        quoted = quoted or [(source.text, i) for i, source in enumerate(sources)]
-        sources = sources[: 1 + max(i for _, i in quoted)]
-        text = " ".join(f"{said} [{i + 1}]" for said, i in quoted)
-        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=text)
+        reads = self._parameters >= self.config.reads_from if reads is None else reads
+        return self._by_retrieval(memory, route, facts, found, reads)
 
     def memory(self, user_id: int) -> Memory:
         """What a user may have recalled, as it is now."""
@@ -188,6 +202,36 @@ class Recall:
                     self._memories.popitem(last=False)
             self._memories.move_to_end(user_id)
             return before
+
+    def _by_heart(self, memory: Memory, route: Route, facts: Sequence[LessonFact], retrieval: bool) -> Plan | None:
+        """An answer from weights, overruled by quoting where retrieval may; None where no adapter holds what is asked."""
+        adapter = None if route.lesson_id is None else memory.adapters.get(route.lesson_id)
+        if adapter is None:
+            return None
+        held = [(f, score) for f, score in zip(facts, route.scores) if memory.adapters.get(f.lesson_id) == adapter]
+        wanted = tuple(as_fact(fact) for fact, score in held if score >= route.score - self.config.close)
+        instead = self._by_retrieval(memory, route, [fact for fact, _ in held], [], False) if retrieval else None
+        instead = instead and replace(instead, overruled=adapter)
+        sources = self._cited(memory, _first([fact for fact, _ in held]))
+        return Plan("weights", route, adapter, sources[0].lesson_id, sources, wanted=wanted, instead=instead)
+
+    def _by_retrieval(
+        self, memory: Memory, route: Route, facts: Sequence[LessonFact], found: Sequence[Quote], reads: bool
+    ) -> Plan:
+        """An answer from the sentences that were found, or else from the facts that fit."""
+        numbers = list(dict.fromkeys(quote.passage for quote in found))
+        sources = self._cited(memory, [memory.passages[number] for number in numbers] if found else _first(facts))
+        if not sources:
+            return Plan("base", route)
+        if reads:
+            return Plan("reading", route, None, sources[0].lesson_id, sources, prompt=_prompt(sources))
+        quoted = [(f"“{quote.sentence}”", numbers.index(quote.passage)) for quote in closest(found)]
+        quoted = quoted or [(source.text, i) for i, source in enumerate(sources)]
+        sources = sources[: 1 + max(i for _, i in quoted)]
+        text = " ".join(f"{said} [{i + 1}]" for said, i in quoted)
+        sure = found[0].sure if found else route.score >= self.config.likely
+        text = text if sure else f"{UNSURE} {text}"
+        return Plan("quote", route, None, sources[0].lesson_id, sources, quote=text)
 
     def _sentences(
         self, memory: Memory, question: str, vector: Vectors | None, facts: Sequence[LessonFact]

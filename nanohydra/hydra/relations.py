@@ -35,6 +35,8 @@ class Relation:
     questions: tuple[str, ...]
     reversed: tuple[str, ...]
     exam: tuple[str, ...]
+    roundabout: tuple[str, ...] = ()
+    """Questions that ask without the usual words."""
 
     @property
     def attribute(self) -> str:
@@ -58,7 +60,7 @@ class Bound:
 @cache
 def relations() -> tuple[Relation, ...]:
     """The relations with wordings of their own, in the order in which sentences are tried on them."""
-    exam, general = load("exam"), load("wraps")
+    exam, roundabout, general = load("exam"), load("roundabout"), load("wraps")
     found = []
     for title, parts in load("relations").items():
         nouns = tuple(parts["about"])
@@ -80,6 +82,7 @@ def relations() -> tuple[Relation, ...]:
                 _distinct(questions),
                 parts.get("reversed", ()),
                 _distinct(asked),
+                roundabout[title][""],
             )
         )
     return tuple(found)
@@ -178,4 +181,5 @@ def without_of(relation: Relation) -> Relation:
         statements=kept(relation.statements),
         questions=kept(relation.questions),
         exam=kept(relation.exam),
+        roundabout=kept(relation.roundabout),
     )

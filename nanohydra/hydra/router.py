@@ -72,6 +72,8 @@ class Route:
     """The fact that fits best."""
     facts: tuple[TaughtFact, ...] = ()
     """All facts that fit, best first."""
+    scores: tuple[float, ...] = ()
+    """How well each of them fits."""
 
 
 @dataclass(frozen=True)
@@ -310,10 +312,11 @@ class Router:
         """The route to the best fact, the newest of equals; to the base where none reaches `least`."""
         ordered = sorted(scored, key=lambda pair: (pair[0], pair[1].lesson), reverse=True)
         score = ordered[0][0] if ordered else 0.0
-        facts = tuple(entry.fact for value, entry in ordered if value >= least)
-        if not facts:
+        fit = [(value, entry.fact) for value, entry in ordered if value >= least]
+        if not fit:
             return Route(None, "none", otherwise, score)
-        return Route(self.lessons[ordered[0][1].lesson].lesson_id, why, evidence, score, facts[0], facts)
+        scores, facts = zip(*fit)
+        return Route(self.lessons[ordered[0][1].lesson].lesson_id, why, evidence, score, facts[0], facts, scores)
 
     def _likeness(self, entry: _Entry, asked: frozenset[str], vector: Vectors | None) -> float:
         """The cosine of a fact and a question, or the share of words in common where there are no vectors."""

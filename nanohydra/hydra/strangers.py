@@ -89,7 +89,7 @@ def _question(fact: Fact, name: str, rng: random.Random, exam: bool) -> str:
         return fact.question.replace(fact.subject, name)
     bound = bind(fact.attribute)
     relation = wordings_for(name, bound.relation)
-    lines = relation.exam if exam else relation.questions
+    lines = relation.exam if exam else (*relation.questions, *relation.roundabout)
     return sentence(rng.choice(lines), slots(bound, name, fact.value))
 
 

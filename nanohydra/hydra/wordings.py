@@ -54,7 +54,8 @@ def all_questions(fact: Fact) -> list[str]:
     if fact.attribute:
         bound = bind(fact.attribute)
         filled = slots(bound, fact.subject, fact.value)
-        found += [sentence(line, filled) for line in wordings_for(fact.subject, bound.relation).questions]
+        relation = wordings_for(fact.subject, bound.relation)
+        found += [sentence(line, filled) for line in (*relation.questions, *relation.roundabout)]
     else:
         found += _rewritten(fact, exam=False)
     return _distinct(found)

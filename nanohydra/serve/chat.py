@@ -13,6 +13,7 @@ from typing import Any, Literal
 from nanohydra.data.chat import Part, plain_text
 from nanohydra.data.tokenizer import Tokenizer
 from nanohydra.errors import UserError
+from nanohydra.hydra.checking import Check
 from nanohydra.hydra.recall import Plan
 from nanohydra.infer.config import SamplingParams
 from nanohydra.infer.streaming import Logprob, Timing
@@ -50,7 +51,8 @@ class ChatDelta:
     logprobs: tuple[Logprob | None, ...] = ()
     memory: dict[str, Any] | None = None
     """In the first delta, where the user has been understood to have taught something: `mode` (weights, quote, reading, base),
-    `adapter`, `lesson`, `route`, `sources`, and `trial` where one decided who answers."""
+    `adapter`, `lesson`, `route`, `sources`, `overruled` where a quotation took the place of that adapter's answer, and `trial`
+    where one decided who answers."""
     finish: Finish | None = None
     """In the last delta only."""
 
@@ -103,13 +105,15 @@ class ChatService:
         plan = await self._plan(messages, user, use) if free else None
         adapter = plan.adapter if plan else adapter
         adapter, trial = await self._trials.meet(adapter, user, conversation) if self._trials else (adapter, None)
+        # What a trial compares is the adapters' own answers: nothing overrules them.
+        check = Check[ChatDelta](None if trial else plan)
         if plan or trial:
             about = plan.to_data() if plan else {}
-            yield ChatDelta(memory={**about, "adapter": adapter, **({"trial": trial} if trial else {})})
-        if plan:
-            self._generation.metrics.recalled.labels(plan.mode).inc()
+            told = ChatDelta(memory={**about, "adapter": adapter, **({"trial": trial} if trial else {})})
+            for delta in check.push(told):
+                yield delta
         if plan and plan.quote is not None:
-            for delta in quoted(plan.quote, params, self.tokenizer):
+            for delta in self._quoted(plan, params):
                 yield delta
             return
         if plan and plan.prompt:
@@ -120,12 +124,37 @@ class ChatService:
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Token):
-                    for delta in _deltas(event, parser):
+                    for written in _deltas(event, parser):
+                        for delta in check.push(written, written.text):
+                            yield delta
+                elif check.instead is None or check.stands:
+                    for delta in [*check.end(), *_split(parser.flush() if parser else [])]:
                         yield delta
-                else:
-                    for delta in _split(parser.flush() if parser else []):
-                        yield delta
+                    if plan:
+                        self._generation.metrics.recalled.labels(plan.mode).inc()
                     yield ChatDelta(finish=_finish(event, parser))
+                else:
+                    yield ChatDelta(memory=check.instead.to_data())
+                    for delta in self._quoted(check.instead, params, event.usage, event.timing):
+                        yield delta
+
+    def _quoted(
+        self, plan: Plan, params: SamplingParams, usage: Usage | None = None, timing: Timing | None = None
+    ) -> Iterator[ChatDelta]:
+        """A plan's quotation as an answer: word by word, and cut where any answer would be. usage, timing: of the answer from
+        weights that it takes the place of; otherwise the engine has no part in it."""
+        self._generation.metrics.recalled.labels(plan.mode).inc()
+        quote = plan.quote or ""
+        reason: Literal["stop", "length"] = "stop"
+        for stop in params.stop:
+            quote = quote.partition(stop)[0]
+        ids = self.tokenizer.encode(quote)
+        if len(ids) > params.max_tokens:
+            ids, reason = ids[: params.max_tokens], "length"
+            quote = self.tokenizer.decode(ids)
+        for piece in re.findall(r"\S+\s*|\s+", quote):
+            yield ChatDelta(text=piece)
+        yield ChatDelta(finish=Finish(reason, usage or Usage(0, len(ids)), timing or Timing(0.0, 0.0, 0.0)))
 
     async def _plan(self, messages: Sequence[Mapping[str, Any]], user: Principal, use: Use) -> Plan | None:
         """How to answer, with an adapter that the engine has; by retrieval where a lesson was undone this very moment."""
@@ -137,20 +166,6 @@ class ChatService:
                 log.warning("no adapter", extra={"adapter": plan.adapter, "reason": type(e).__name__})
                 plan = await self._memory.plan(messages, user, "retrieval") if self._memory else None
         return plan
-
-
-def quoted(quote: str, params: SamplingParams, tokenizer: Tokenizer) -> Iterator[ChatDelta]:
-    """A quotation as an answer: word by word, and cut where any answer would be. The engine has no part in it."""
-    reason: Literal["stop", "length"] = "stop"
-    for stop in params.stop:
-        quote = quote.partition(stop)[0]
-    ids = tokenizer.encode(quote)
-    if len(ids) > params.max_tokens:
-        ids, reason = ids[: params.max_tokens], "length"
-        quote = tokenizer.decode(ids)
-    for piece in re.findall(r"\S+\s*|\s+", quote):
-        yield ChatDelta(text=piece)
-    yield ChatDelta(finish=Finish(reason, Usage(0, len(ids)), Timing(0.0, 0.0, 0.0)))
 
 
 def with_notes(messages: Sequence[Mapping[str, Any]], notes: str) -> list[Mapping[str, Any]]:

@@ -57,6 +57,8 @@ def chips(page: ChatPage, provenance: Mapping[str, Any]) -> None:
     with el("div", "chips", role="group", aria_label="Where this answer comes from"):
         lesson = provenance.get("lesson")
         words = _WHO.get(mode or "", "Adapter of your choice")
+        if provenance.get("overruled"):
+            words = f"Quoted, since {provenance['overruled']} did not tell it"
         if "trial" in provenance:  # who answers is not told, lest it sway the thumbs
             words, adapter, lesson = f"Part of the trial “{provenance['trial']['name']}”", None, None
         with el(
