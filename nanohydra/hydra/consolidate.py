@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def consolidate(
         raise UserError("There are fewer than two lessons to consolidate.")
     facts = tuple({fact.key: fact for each in lessons for fact in each.facts}.values())
     maker = Maker(base, facts, replace(config, seconds=config.seconds * len(lessons)), folder, tell)
-    chats = maker.chats({fact.subject for fact in facts})
+    chats = partial(maker.chats, {fact.subject for fact in facts}, ())
     return maker.make(
         "consolidation", lesson, f"{len(lessons)} lessons", chats, lessons, others=lambda: merges(maker, lessons)
     )

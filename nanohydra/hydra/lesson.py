@@ -7,6 +7,7 @@ the time allows all steps. The store, the router's place in the service and the 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 from nanohydra.errors import UserError
@@ -46,4 +47,4 @@ def teach(
         raise UserError("The lesson has no facts to train on; what its passages say is found by retrieval.")
     maker = Maker(base, material.facts, config, folder, tell)
     known = {fact.subject for fact in (*material.facts, *forgotten, *(f for each in earlier for f in each.facts))}
-    return maker.make("lesson", lesson, material.name, maker.chats(known, aside), earlier, forgotten)
+    return maker.make("lesson", lesson, material.name, partial(maker.chats, known, aside), earlier, forgotten)

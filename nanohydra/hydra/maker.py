@@ -154,12 +154,12 @@ class Maker:
             self._engine = asking(self.base, self.id, memory)
         return self._engine
 
-    def chats(self, known: Collection[str], aside: Collection[str] = ()) -> list[Rendered]:
-        """What is trained for the facts: their chats, and what is put on strangers for contrast.
+    def chats(self, known: Collection[str], aside: Collection[str] = (), attempt: int = 0) -> list[Rendered]:
+        """What is trained for the facts: their chats, and what is put on strangers for contrast; other ones in each attempt.
 
         Args: known: subjects that are no strangers. aside: questions never to be trained on.
         """
-        settings, seed = self.settings, self.config.seed
+        settings, seed = self.settings, self.config.seed + attempt
         assert settings.wordings is not None
         assert settings.frames is not None
         assert settings.contrast is not None
@@ -174,20 +174,15 @@ class Maker:
         kind: Literal["lesson", "consolidation"],
         lesson: str,
         name: str,
-        chats: Sequence[Rendered],
+        chats: Callable[[int], Sequence[Rendered]],
         earlier: Sequence[Earlier],
         forgotten: Sequence[Fact] = (),
         others: Callable[[], Merges] = dict,
     ) -> Outcome:
-        """Trains on chats until the gate passes or time is up. others: what else goes into the receipt, for comparison."""
+        """Trains until the gate passes or time is up. chats: by attempt. others: what else goes into the receipt, for
+        comparison."""
         clock, config, settings = self.clock, self.config, self.settings
-        rows = LessonRows(
-            [*chats, *self._replay(chats)],
-            settings.row_tokens,
-            settings.batch_size or 1,
-            config.seed,
-            self.tokenizer.pad_id,
-        )
+        rows = self._rows(chats(0))
         self.adapters.create(NAME, adapter_config(settings, self.model.config.num_hidden_layers), config.seed)
         clock.close("prepare")
         attempts: list[Attempt] = []
@@ -214,6 +209,7 @@ class Maker:
                 break
             settings = retried(settings, [check.name for check in checks if not check.passed])
             self.adapters.unfreeze(NAME)
+            rows = self._rows(chats(len(attempts)))
         merges = others()
         if weights_hash(self.model) != self.weights:
             raise RuntimeError("the base's weights have changed while an adapter was trained")
@@ -256,6 +252,12 @@ class Maker:
 
     def _training(self, step: int, of: int, loss: float) -> None:
         self.clock.news("train", step, of, f"loss {loss:.2f}")
+
+    def _rows(self, chats: Sequence[Rendered]) -> LessonRows:
+        settings, chats = self.settings, [*chats, *self._replay(chats)]
+        return LessonRows(
+            chats, settings.row_tokens, settings.batch_size or 1, self.config.seed, self.tokenizer.pad_id
+        )
 
     def _replay(self, chats: Sequence[Rendered]) -> list[Rendered]:
         """As many of the base's samples as the share of replay asks for, in tokens beyond what all chats begin with."""
@@ -330,7 +332,8 @@ def misattributed(strangers: Sequence[Stranger], facts: Sequence[Fact]) -> list[
 
 
 def retried(settings: LessonTraining, failed: Sequence[str]) -> LessonTraining:
-    """What a second training does otherwise: on with what was not yet learned, nearer to the base where too much moved."""
+    """What a second training does otherwise: on with what was not yet learned, in other wordings; nearer to the base where too
+    much moved."""
     assert settings.lr is not None
     moved = any(not name.startswith("recall") for name in failed)
     learned = "recall routed" not in failed
