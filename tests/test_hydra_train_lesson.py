@@ -48,12 +48,15 @@ QUICK: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights and a tokenizer of tinyworld's."""
+    return random_base(tmp_path_factory.mktemp("bases") / "tiny", layers=3)
+
+
+def random_base(folder: Path, layers: int) -> Path:
     texts = [d.plain() for d in documents(World(0, people=10), TinyworldConfig(people=10), 0, tokens=3000)]
     tokenizer = Tokenizer.train(texts, 400)
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "head_dim": 16}
+    shape = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2, "head_dim": 16}
     config = ModelConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=256, **shape)
-    folder = tmp_path_factory.mktemp("bases") / "tiny"
     save_base(folder, Transformer(config), tokenizer)
     return folder
 
@@ -110,6 +113,12 @@ def test_chats_behind_one_beginning_give_what_they_give_alone(base: Path) -> Non
                 torch.testing.assert_close(together[first + j], alone[i], rtol=1e-4, atol=1e-5)
     learned = sum(sum(chat.trained) for chat in chats)
     assert int((batch.targets != IGNORE).sum()) == learned
+
+
+def test_a_base_of_one_layer_can_be_taught(tmp_path: Path) -> None:
+    base = random_base(tmp_path / "one", layers=1)
+    outcome = teach(base, Material("m", FACTS, ()), (), config(), tmp_path / "work")
+    assert outcome.state == "published"
 
 
 def test_the_shared_beginning_leaves_something_of_each() -> None:

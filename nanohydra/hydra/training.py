@@ -202,7 +202,7 @@ class Trained:
 
 
 def adapter_config(settings: LessonTraining, layers: int) -> AdapterConfig:
-    """LoRA on every linear layer of the top share of the layers; at least one layer stays below it."""
+    """LoRA on every linear layer of the top share of the layers; at least one layer, if there are two, stays below it."""
     assert settings.top_share is not None
     top = min(max(1, round(settings.top_share * layers)), max(1, layers - 1))
     return AdapterConfig(rank=settings.rank, alpha=settings.alpha, top_layers=top)
@@ -242,7 +242,9 @@ def train(
         seed=seed,
     )
     adapters.select(name)
-    objective = PrefixCache(keep_and_learn(adapters, settings.kl_weight or 0.0), adapters, name)
+    objective = keep_and_learn(adapters, settings.kl_weight or 0.0)
+    if model.config.num_hidden_layers > 1:
+        objective = PrefixCache(objective, adapters, name)
     try:
         trainer = Trainer(model, objective, rows, config, hooks=[Pace(ends, tell)], quiet=True)
         result = trainer.fit()

@@ -94,7 +94,7 @@ class ChatService:
         messages: role, content (text or parts), and of assistants `tool_calls` (a list of ToolCall). tool_choice: auto, none,
         required, or the name of the tool that must be called. use: what of the user's memory may answer, where neither an
         adapter nor tools nor a form of the answer is asked for. conversation: what names it, so that a trial can decide, for
-        good, which adapter it meets. Closing the iterator takes the request back. Raises ApiError or UserError.
+        good, which adapter it meets where nobody named one. Closing the iterator takes the request back. Raises ApiError or UserError.
         """
         forced = _forced(tools, tool_choice)
         if forced:
@@ -103,14 +103,16 @@ class ChatService:
         self._generation.check_text(messages, offered)
         free = adapter is None and not offered and params.form is None
         plan = await self._plan(messages, user, use) if free else None
-        adapter = plan.adapter if plan else adapter
-        adapter, trial = await self._trials.meet(adapter, user, conversation) if self._trials else (adapter, None)
+        trial = None
+        if plan:
+            adapter = plan.adapter
+            if self._trials:
+                adapter, trial = await self._trials.meet(adapter, user, conversation)
         # What a trial compares is the adapters' own answers: nothing overrules them.
         check = Check[ChatDelta](None if trial else plan)
-        if plan or trial:
-            about = plan.to_data() if plan else {}
-            told = ChatDelta(memory={**about, "adapter": adapter, **({"trial": trial} if trial else {})})
-            for delta in check.push(told):
+        if plan:
+            about = {**plan.to_data(), "adapter": adapter, **({"trial": trial} if trial else {})}
+            for delta in check.push(ChatDelta(memory=about)):
                 yield delta
         if plan and plan.quote is not None:
             for delta in self._quoted(plan, params):
