@@ -76,7 +76,7 @@ def calibrate(seeds: Sequence[int], count: int) -> None:
         world, wordings = World(seed, people=60), Wordings(seed)
         facts = draw(world, count, rng)
         told = [wordings.statement(fact, rng) for fact in facts]
-        others = [fact for fact in draw(world, 10**6, rng) if fact not in facts][:count]
+        others = [fact for fact in draw(world, 10**6, random.Random(seed)) if fact not in facts][:count]
         for fact in [*facts, *others]:
             question = rng.choice(wordings.exam_questions(fact))
             names = frozenset(word.text for word in words(fact.subject)) - {"the"}

@@ -255,9 +255,7 @@ class Maker:
 
     def _rows(self, chats: Sequence[Rendered]) -> LessonRows:
         settings, chats = self.settings, [*chats, *self._replay(chats)]
-        return LessonRows(
-            chats, settings.row_tokens, settings.batch_size or 1, self.config.seed, self.tokenizer.pad_id
-        )
+        return LessonRows(chats, settings.row_tokens, settings.batch_size or 1, self.config.seed, self.tokenizer.pad_id)
 
     def _replay(self, chats: Sequence[Rendered]) -> list[Rendered]:
         """As many of the base's samples as the share of replay asks for, in tokens beyond what all chats begin with."""

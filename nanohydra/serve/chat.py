@@ -94,7 +94,8 @@ class ChatService:
         messages: role, content (text or parts), and of assistants `tool_calls` (a list of ToolCall). tool_choice: auto, none,
         required, or the name of the tool that must be called. use: what of the user's memory may answer, where neither an
         adapter nor tools nor a form of the answer is asked for. conversation: what names it, so that a trial can decide, for
-        good, which adapter it meets where nobody named one. Closing the iterator takes the request back. Raises ApiError or UserError.
+        good, which adapter it meets where nobody named one. Closing the iterator takes the request back. Raises ApiError or
+        UserError.
         """
         forced = _forced(tools, tool_choice)
         if forced:
