@@ -117,7 +117,7 @@ def settled(settings: LessonTraining, parameters: int, facts: int) -> LessonTrai
     """The settings with the defaults for a base of this size and so many facts in the place of None (found by the sweeps of
     docs/log.md)."""
     defaults: dict[str, Any] = {"lr": 2e-3, "steps": 30 + 8 * facts, "batch_size": 2, "top_share": 0.5}
-    defaults |= {"wordings": 24, "frames": 4, "contrast": 0.25, "replay_share": 0.2, "kl_weight": 1.5}
+    defaults |= {"wordings": 24, "frames": 4, "contrast": 0.35, "replay_share": 0.2, "kl_weight": 1.5}
     if parameters < SMALL:
         defaults = {"lr": 8e-3, "steps": 170 + 6 * facts, "batch_size": 8, "top_share": 0.4}
         defaults |= {"wordings": 30, "frames": 8, "contrast": 0.4, "replay_share": 0.3, "kl_weight": 1.0}

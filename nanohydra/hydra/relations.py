@@ -64,14 +64,12 @@ def relations() -> tuple[Relation, ...]:
     found = []
     for title, parts in load("relations").items():
         nouns = tuple(parts["about"])
-        statements, questions = parts["statements"], parts["questions"]
-        asked, around = exam[title][""], roundabout[title][""]
+        statements, questions, asked = parts["statements"], parts["questions"], exam[title][""]
         if "{T}" not in nouns[0] and not nouns[0].startswith("what "):
             questions += tuple(
                 _named(t, noun) for noun in nouns[:2] for t in general["noun"][""][: 9 if noun == nouns[0] else 3]
             )
             asked += tuple(_named(t, nouns[0]) for t in exam["noun"][""])
-            around += tuple(_named(t, nouns[0]) for t in roundabout["noun"][""])
         found.append(
             Relation(
                 title,
@@ -84,7 +82,7 @@ def relations() -> tuple[Relation, ...]:
                 _distinct(questions),
                 parts.get("reversed", ()),
                 _distinct(asked),
-                around,
+                roundabout[title][""],
             )
         )
     return tuple(found)

@@ -50,25 +50,32 @@ def statements(fact: Fact) -> list[str]:
 
 def all_questions(fact: Fact) -> list[str]:
     """Every plain question that training may ask for the fact, its own first."""
-    found = [fact.question]
-    if fact.attribute:
-        bound = bind(fact.attribute)
-        filled = slots(bound, fact.subject, fact.value)
-        relation = wordings_for(fact.subject, bound.relation)
-        found += [sentence(line, filled) for line in (*relation.questions, *relation.roundabout)]
-    else:
-        found += _rewritten(fact, exam=False)
-    return _distinct(found)
+    usual, roundabout = _questions(fact)
+    return usual + roundabout
+
+
+def _questions(fact: Fact) -> tuple[list[str], list[str]]:
+    """The usual questions for the fact, its own first, and the roundabout ones."""
+    if not fact.attribute:
+        return _distinct([fact.question, *_rewritten(fact, exam=False)]), []
+    bound = bind(fact.attribute)
+    filled = slots(bound, fact.subject, fact.value)
+    relation = wordings_for(fact.subject, bound.relation)
+    usual = _distinct([fact.question, *(sentence(line, filled) for line in relation.questions)])
+    roundabout = _distinct([sentence(line, filled) for line in relation.roundabout])
+    return usual, [text for text in roundabout if text not in usual]
 
 
 def question_wordings(fact: Fact, seed: int, count: int, forbidden: Collection[str] = ()) -> list[str]:
     """`count` different questions for training: a quarter of them wrapped ("Quick question: ..."), more where plain ones
-    run out. None of them is in `forbidden`, whatever its case and its end."""
+    run out; of the plain ones as many roundabout as usual. None of them is in `forbidden`, whatever its case and its end."""
     rng = random.Random(f"hydra/{seed}/questions/{fact.key}")
     banned = {plain(text) for text in forbidden}
-    first, *others = all_questions(fact)
+    (first, *others), roundabout = _questions(fact)
     rng.shuffle(others)
-    plain_ones = [text for text in [first, *others] if plain(text) not in banned]
+    rng.shuffle(roundabout)
+    in_turn = [text for pair in zip_longest(roundabout, others) for text in pair if text]
+    plain_ones = [text for text in [first, *in_turn] if plain(text) not in banned]
     chosen = plain_ones[: math.ceil(0.75 * count)]
     wraps = [(wrap, text) for text in _wrappable(plain_ones or [first]) for wrap in load("wraps")["wraps"][""]]
     rng.shuffle(wraps)
