@@ -88,7 +88,7 @@ def _summary(found: Forgetting) -> None:
         ):
             with el("div", "card"):
                 el("dt", text=title)
-                el("dd", "big", "–" if share is None else f"{share:.1%}")
+                el("dd", "big", "–" if share is None else f"{share:z.1%}")
                 el("dd", "soft", meaning)
 
 
