@@ -16,6 +16,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from nanohydra.agent.embedding import Embedder
 from nanohydra.data.tinyworld.wordings import Wordings
 from nanohydra.data.tinyworld.world import NO_PET, Fact, World
 from nanohydra.evals.intervals import bootstrap_mean, wilson
-from nanohydra.hydra.attributes import Attributes
+from nanohydra.hydra.attributes import Attributes, Embed
 from nanohydra.hydra.names import words
 from nanohydra.hydra.quoting import Weights, features, mask_words
 from nanohydra.hydra.reading import take_in
@@ -135,65 +136,81 @@ def first_answers(
     return seconds
 
 
+@dataclass
+class Asked:
+    """One world's answers."""
+
+    told: list[tuple[str, Fact, Plan]] = field(default_factory=list)
+    strangers: list[Plan] = field(default_factory=list)
+    untold: list[Plan] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    read: int = 0
+    """Facts that the rules read; the other sentences stay passages."""
+
+
+def ask(seed: int, count: int, embed: Embed | None) -> Asked:
+    """Tells facts of a world and asks about them, about strangers, and about what was not told."""
+    rng = random.Random(seed)
+    world, wordings = World(seed, people=60), Wordings(seed)
+    facts, found = draw(world, count, rng), Asked()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(f"sqlite:///{folder}/nanohydra.db")
+        recall = Recall(store, "base", 0, embed)
+        recall.warm()
+
+        def plan(question: str) -> Plan:
+            return recall.plan([{"role": "user", "content": question}], 1)
+
+        teach(store, 1, "\n".join(wordings.statement(fact, rng) for fact in facts))
+        found.read = len(store.facts(1))
+        for n, fact in enumerate(facts):
+            question = rng.choice(wordings.exam_questions(fact))
+            found.told.append((question, fact, plan(question)))
+            stranger = world.names.session(95, n).name
+            found.strangers.append(plan(question.replace(fact.subject, stranger if fact.who else stranger.split()[1])))
+        for fact in [fact for fact in draw(world, 10**6, rng) if fact not in facts][:count]:
+            answer = plan(rng.choice(wordings.exam_questions(fact)))
+            if not right(answer, fact):  # what is told of a husband is told of his wife
+                found.untold.append(answer)
+        found.seconds = first_answers(store, recall, world, wordings, 10, rng)
+    return found
+
+
+def share(hits: Sequence[bool]) -> dict[str, float]:
+    """With its interval."""
+    return wilson(sum(hits), len(hits)).to_dict()
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, help="where to write the figures as JSON")
-    p.add_argument("--facts", type=int, default=200)
-    p.add_argument("--seed", type=int, default=21)
+    p.add_argument("--facts", type=int, default=200, help="of each world")
+    p.add_argument("--seeds", type=int, nargs="+", default=[21, 40, 41, 42, 43], help="a world each")
     p.add_argument("--words-alone", action="store_true", help="without embeddings")
     p.add_argument("--calibrate", action="store_true", help="fit the numbers of quoting instead")
     args = p.parse_args()
     if args.calibrate:
         calibrate(CALIBRATED, args.facts)
         return
-    rng = random.Random(args.seed)
-    world, wordings = World(args.seed, people=60), Wordings(args.seed)
-    facts = draw(world, args.facts, rng)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store.open(f"sqlite:///{folder}/nanohydra.db")
-        recall = Recall(store, "base", 0, None if args.words_alone else Embedder().embed)
-        recall.warm()
-        teach(store, 1, "\n".join(wordings.statement(fact, rng) for fact in facts))
-        kept = len(store.facts(1))
-        hits, found, misses, two, unsure = [], [], [], 0, 0
-        for fact in facts:
-            question = rng.choice(wordings.exam_questions(fact))
-            plan = recall.plan([{"role": "user", "content": question}], 1)
-            hits.append(right(plan, fact))
-            two += (plan.quote or "").count("“") > 1
-            unsure += doubted(plan)
-            if not hits[-1]:
-                misses.append(f"{question} | {fact.value} | {plan.quote}")
-            stranger = world.names.session(95, len(found)).name
-            asked = (
-                question.replace(fact.subject, stranger)
-                if fact.who
-                else question.replace(fact.subject, stranger.split()[1])
-            )
-            found.append(recall.plan([{"role": "user", "content": asked}], 1).mode != "base")
-        untold = [fact for fact in draw(world, 10**6, rng) if fact not in facts]
-        plans = [
-            recall.plan([{"role": "user", "content": rng.choice(wordings.exam_questions(fact))}], 1)
-            for fact in untold[: 2 * args.facts]
-        ]
-        # What is told of a husband is told of his wife.
-        plans = [plan for plan, fact in zip(plans, untold) if not right(plan, fact)][: args.facts]
-        quoted = [plan.mode != "base" for plan in plans]
-        claimed = [plan.mode != "base" and not doubted(plan) for plan in plans]
-        seconds = first_answers(store, recall, world, wordings, 10, rng)
-    print(*misses, sep="\n")
+    embed = None if args.words_alone else Embedder().embed
+    worlds = [ask(seed, args.facts, embed) for seed in args.seeds]
+    told = [one for world in worlds for one in world.told]
+    untold = [plan for world in worlds for plan in world.untold]
+    seconds = [one for world in worlds for one in world.seconds]
+    print(*(f"{q} | {fact.value} | {plan.quote}" for q, fact, plan in told if not right(plan, fact)), sep="\n")
     figures = {
-        "facts": len(facts),
-        "facts_read_by_rules": kept,
-        "right_citations": wilson(sum(hits), len(hits)).to_dict(),
-        "two_sentences": two / len(hits),
-        "said_to_be_only_the_nearest": unsure / len(hits),
-        "citations_for_what_was_not_told": wilson(sum(quoted), len(quoted)).to_dict(),
-        "of_these_not_said_to_be_only_the_nearest": wilson(sum(claimed), len(claimed)).to_dict(),
-        "citations_for_strangers": wilson(sum(found), len(found)).to_dict(),
+        "facts": len(told),
+        "facts_read_by_rules": sum(world.read for world in worlds),
+        "right_citations": share([right(plan, fact) for _, fact, plan in told]),
+        "right_citations_by_world": [sum(right(p, f) for _, f, p in w.told) / len(w.told) for w in worlds],
+        "two_sentences": sum((plan.quote or "").count("“") > 1 for _, _, plan in told) / len(told),
+        "said_to_be_only_the_nearest": share([doubted(plan) for _, _, plan in told]),
+        "citations_for_what_was_not_told": share([plan.mode != "base" for plan in untold]),
+        "of_these_not_said_to_be_only_the_nearest": share([p.mode != "base" and not doubted(p) for p in untold]),
+        "citations_for_strangers": share([plan.mode != "base" for world in worlds for plan in world.strangers]),
         "seconds_to_first_answer": bootstrap_mean(seconds).to_dict() | {"max": max(seconds)},
         "embeddings": not args.words_alone,
-        "seed": args.seed,
+        "seeds": args.seeds,
     }
     print(json.dumps(figures, indent=1))
     if args.out:

@@ -24,6 +24,8 @@ from nanohydra.hydra.wordings import exam_questions, right
 
 MERGES = {"mean": "linear", "ties": "ties", "dare": "dare_linear"}
 """By the name in the receipt: the method of adapt/merging.py."""
+KL_WEIGHT = 2.5
+"""More than a lesson's: many more steps move the base further (docs/log.md)."""
 ASKED = 60
 """Facts, in one wording each, that a merge is asked."""
 TOKENS = 1500
@@ -47,7 +49,9 @@ def consolidate(
     if sum(bool(each.facts) for each in lessons) < 2:
         raise UserError("There are fewer than two lessons to consolidate.")
     facts = tuple({fact.key: fact for each in lessons for fact in each.facts}.values())
-    maker = Maker(base, facts, replace(config, seconds=config.seconds * len(lessons)), folder, tell)
+    train = config.train if config.train.kl_weight is not None else replace(config.train, kl_weight=KL_WEIGHT)
+    longer = replace(config, seconds=config.seconds * len(lessons), train=train)
+    maker = Maker(base, facts, longer, folder, tell)
     chats = partial(maker.chats, {fact.subject for fact in facts}, ())
     return maker.make(
         "consolidation", lesson, f"{len(lessons)} lessons", chats, lessons, others=lambda: merges(maker, lessons)
